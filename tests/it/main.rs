@@ -1,0 +1,5 @@
+//! Whole-house tests: the real program over sockets, against fake registries that count every request.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+#![allow(clippy::disallowed_methods)] // the fakes spawn their own servers
+
+mod support;

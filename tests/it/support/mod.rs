@@ -1,0 +1,1 @@
+//! What the tests stand on: fake registries, images, a small client.
