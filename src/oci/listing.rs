@@ -1,0 +1,108 @@
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::OCI_INDEX;
+
+/// The tags of a repository (distribution-spec, "Listing Tags").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagList {
+    /// The repository, as the answer names it.
+    #[serde(default)]
+    pub name: String,
+    /// The tags. Some registries write `null` for none.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub tags: Vec<String>,
+}
+
+/// The descriptors of an OCI index that lists what refers to a digest (distribution-spec, "Listing
+/// Referrers"). Descriptors are kept whole, as JSON, since clients want annotations and artifact types.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Referrers {
+    manifests: Vec<Value>,
+}
+
+impl TagList {
+    /// Reads one page.
+    ///
+    /// # Errors
+    /// When it is not the JSON of the spec.
+    pub fn parse(bytes: &[u8]) -> Result<TagList, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
+impl Referrers {
+    /// Reads an index, as the referrers API or a fallback tag gives it.
+    ///
+    /// # Errors
+    /// When it is not a JSON object with a list of manifests.
+    pub fn parse(bytes: &[u8]) -> Result<Referrers, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Index {
+            #[serde(default, deserialize_with = "null_is_empty")]
+            manifests: Vec<Value>,
+        }
+        let index: Index = serde_json::from_slice(bytes)?;
+        Ok(Referrers { manifests: index.manifests })
+    }
+
+    /// Takes in the next page.
+    pub fn extend(&mut self, page: Referrers) {
+        self.manifests.extend(page.manifests);
+    }
+
+    /// Keeps only descriptors of one artifact type.
+    pub fn filter(&mut self, artifact_type: &str) {
+        self.manifests.retain(|manifest| manifest["artifactType"] == artifact_type);
+    }
+
+    /// How many descriptors.
+    pub fn len(&self) -> usize {
+        self.manifests.len()
+    }
+
+    /// Whether nothing refers to the digest.
+    pub fn is_empty(&self) -> bool {
+        self.manifests.is_empty()
+    }
+
+    /// The index to answer with.
+    pub fn to_json(&self) -> String {
+        json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": self.manifests }).to_string()
+    }
+}
+
+fn null_is_empty<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::<Vec<T>>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tag_lists_with_and_without_tags() {
+        let list = TagList::parse(br#"{"name":"a","tags":["x"]}"#).expect("a list");
+        assert_eq!(list.tags, ["x"]);
+        assert!(TagList::parse(br#"{"name":"a","tags":null}"#).expect("a list").tags.is_empty());
+        assert!(TagList::parse(b"<html>").is_err());
+    }
+
+    #[test]
+    fn referrers_filter_and_keep_whole_descriptors() {
+        let text = br#"{"manifests":[{"digest":"d","artifactType":"sig","annotations":{"k":"v"}},
+                                     {"digest":"e","artifactType":"sbom"}]}"#;
+        let mut referrers = Referrers::parse(text).expect("an index");
+        referrers.filter("sig");
+        assert_eq!(referrers.len(), 1);
+        assert!(referrers.to_json().contains(r#""annotations":{"k":"v"}"#));
+        referrers.filter("other");
+        let empty =
+            r#"{"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}"#;
+        assert_eq!(referrers.to_json(), empty);
+    }
+}

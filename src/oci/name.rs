@@ -1,0 +1,172 @@
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::Malformed;
+
+/// A repository's name without its registry, `library/nginx` (distribution-spec, "Pulling manifests").
+///
+/// Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RepositoryName(Arc<str>);
+
+/// A registry as it stands in an image reference: `docker.io`, `ghcr.io`, `registry.example:5000`.
+///
+/// Lower-cased at parsing, since host names are compared without regard to case. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegistryHost(Arc<str>);
+
+/// Clients cap host, slash and name at 255 characters together; a longer name can belong to nobody.
+const LONGEST_NAME: usize = 255;
+
+impl RepositoryName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path components, first to last; there is always one.
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.0.split('/')
+    }
+
+    /// The first component and the name that follows it, or `None` when there is only one component.
+    pub fn split_first(&self) -> Option<(&str, RepositoryName)> {
+        let (first, rest) = self.0.split_once('/')?;
+        Some((first, RepositoryName(rest.into())))
+    }
+
+    /// This name within `library/` when it has a single component, as Docker Hub's official images have.
+    pub fn in_library(self) -> RepositoryName {
+        if self.0.contains('/') { self } else { RepositoryName(format!("library/{}", self.0).into()) }
+    }
+}
+
+impl RegistryHost {
+    /// The host, and the port where one was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RepositoryName {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let fits = text.len() <= LONGEST_NAME && text.split('/').all(is_component);
+        fits.then(|| RepositoryName(text.into())).ok_or_else(|| {
+            Malformed::new(
+                text,
+                "a repository name: at most 255 characters in components of lower-case letters and digits, \
+                 parted by '/', within a component by '.', '_', '__' or dashes",
+            )
+        })
+    }
+}
+
+impl FromStr for RegistryHost {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let text = text.to_ascii_lowercase();
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !host.ends_with(':') => (host, Some(port)),
+            _ => (text.as_str(), None),
+        };
+        let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
+        if port_fits && (is_domain(host) || is_bracketed_v6(host)) {
+            Ok(RegistryHost(text.as_str().into()))
+        } else {
+            Err(Malformed::new(&text, "a registry host such as docker.io or registry.example:5000"))
+        }
+    }
+}
+
+impl fmt::Display for RepositoryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for RegistryHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One path component: runs of `[a-z0-9]` joined by `.`, `_`, `__` or any number of `-`.
+fn is_component(text: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    if !text.starts_with(is_word) || !text.ends_with(is_word) {
+        return false;
+    }
+    text.split(is_word)
+        .all(|separator| matches!(separator, "" | "." | "_" | "__") || separator.chars().all(|c| c == '-'))
+}
+
+fn is_domain(host: &str) -> bool {
+    let is_label = |label: &str| {
+        let inside = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        !label.is_empty() && label.chars().all(inside) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    host.len() <= 253 && host.split('.').all(is_label)
+}
+
+fn is_bracketed_v6(host: &str) -> bool {
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+
+    #[test]
+    fn names_by_the_grammar() {
+        for good in ["nginx", "library/nginx", "a/b/c", "a.b", "a_b", "a__b", "a---b", "0/1", "a-b.c_d/e"] {
+            assert!(good.parse::<RepositoryName>().is_ok(), "{good}");
+        }
+        let long = "a".repeat(256);
+        for bad in
+            ["", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "a-", "_a", "a._b", "a b", "../a", &long]
+        {
+            assert!(bad.parse::<RepositoryName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        for good in ["docker.io", "LOCALHOST", "127.0.0.1:5000", "registry", "[::1]:5000", "[::1]", "a-b.c:1"]
+        {
+            assert!(good.parse::<RegistryHost>().is_ok(), "{good}");
+        }
+        for bad in ["", ":5000", "a:", "a:0", "a:70000", "a..b", "-a.b", "a/b", "[::1", "::1", "a b", "a:1:2"]
+        {
+            assert!(bad.parse::<RegistryHost>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_library_takes_only_single_names() {
+        let name = |text: &str| text.parse::<RepositoryName>().expect("a name");
+        assert_eq!(name("nginx").in_library().as_str(), "library/nginx");
+        assert_eq!(name("org/app").in_library().as_str(), "org/app");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_prints_as_it_was(text in "[a-z0-9._/A-Z-]{0,40}") {
+            if let Ok(name) = text.parse::<RepositoryName>() {
+                prop_assert_eq!(name.as_str(), text.as_str());
+                prop_assert!(name.components().all(|part| !part.is_empty()));
+            }
+        }
+
+        #[test]
+        fn generated_names_are_accepted(text in "[a-z0-9]{1,5}([._]|__|-{1,3})[a-z0-9]{1,5}(/[a-z0-9]{1,8}){0,3}") {
+            prop_assert!(text.parse::<RepositoryName>().is_ok());
+        }
+    }
+}
