@@ -4,3 +4,13 @@
 //! `tests/it/floors.rs` fails on an arrow that points the other way; `src/README.md` draws the picture.
 
 pub mod oci;
+
+pub mod backoff;
+pub mod lifecycle;
+pub mod secret;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod scheduler;
+pub mod upstream;

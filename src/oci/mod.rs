@@ -26,7 +26,7 @@ pub use media_type::{Accept, MANIFEST_ACCEPT, OCI_INDEX, is_index, is_manifest};
 pub use name::{RegistryHost, RepositoryName};
 pub use range::{ByteRange, RangeSpec, Ranges, Selection};
 pub use reference::{ImageReference, Reference, Tag};
-pub use request::{BadRequest, OciRequest};
+pub use request::{BadRequest, Kind, OciRequest};
 
 /// A text that is not what the grammar asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

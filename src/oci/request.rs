@@ -46,6 +46,19 @@ pub enum OciRequest {
     },
 }
 
+/// What kind of thing a request is about; the `kind` label of metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A manifest or index.
+    Manifest,
+    /// A blob.
+    Blob,
+    /// A list of tags.
+    Tags,
+    /// A list of referrers.
+    Referrers,
+}
+
 /// Why a request's path or query means nothing here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
@@ -67,6 +80,21 @@ pub enum BadRequest {
     /// `?n=` is not a number.
     #[error("`n` must be a number of entries, 0 or more")]
     PageSize,
+}
+
+impl Kind {
+    /// Every kind, for metrics that start at 0.
+    pub const ALL: [Kind; 4] = [Kind::Manifest, Kind::Blob, Kind::Tags, Kind::Referrers];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Manifest => "manifest",
+            Kind::Blob => "blob",
+            Kind::Tags => "tags",
+            Kind::Referrers => "referrers",
+        }
+    }
 }
 
 impl OciRequest {

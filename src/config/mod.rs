@@ -1,0 +1,228 @@
+//! Plain data that the operator wrote, checked; no live objects.
+//!
+//! [`Config::default`] is a working mirror of the public registries. Loading (in `load`) lays the file over
+//! it and reports every fault at once, each with its key path. Nothing here opens a file other than the
+//! configuration itself, resolves a name or reads a secret: that belongs to whoever uses it.
+
+mod defaults;
+mod glob;
+mod units;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use glob::Glob;
+pub use units::{ByteSize, Share, SizeLimit, parse_duration, print_duration};
+
+use crate::oci::RegistryHost;
+use crate::secret::Secret;
+
+/// Everything that an operator may set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// No upstream is ever contacted; what is cached is served at any age.
+    pub offline: bool,
+    /// The clients' and the operator's listeners.
+    pub server: Server,
+    /// Where and how much is kept.
+    pub cache: Cache,
+    /// How long tags are trusted; each upstream may override it.
+    pub freshness: Freshness,
+    /// How upstream requests are held and shared out.
+    pub schedule: Schedule,
+    /// What is logged and how.
+    pub log: Log,
+    /// The registries that are mirrored, and the only ones ever contacted (I6).
+    pub upstreams: Vec<Upstream>,
+}
+
+/// An upstream by its place in [`Config::upstreams`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UpstreamId(usize);
+
+/// `[server]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// Where clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// Where metrics, health and the operator's API are. Never reachable through `listen`.
+    pub admin_listen: SocketAddr,
+    /// How long a stop waits for running transfers.
+    pub drain_timeout: Duration,
+    /// Connections served at once; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// Serve HTTPS on `listen`.
+    pub tls: Option<Tls>,
+}
+
+/// `server.tls`: files in PEM, read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate chain, the server's own certificate first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+    /// Certificates of the authorities whose clients may connect; everyone may when absent.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// `[cache]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cache {
+    /// The directory that is this mirror's own.
+    pub dir: PathBuf,
+    /// The most bytes of blobs, finished and partial.
+    pub max_size: SizeLimit,
+    /// So much of the file system is left free.
+    pub min_free: ByteSize,
+}
+
+/// `[freshness]`, with an upstream's own keys laid over it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Freshness {
+    /// How long a tag is served unasked.
+    pub tag_ttl: Duration,
+    /// How long after that it is served at once and asked behind the client's back.
+    pub stale_while_revalidate: Duration,
+    /// How long after `tag_ttl` it is served when the upstream is down, throttled or refusing.
+    pub stale_if_error: Duration,
+    /// How long "there is no such thing" is remembered.
+    pub negative_ttl: Duration,
+    /// Tags that never move: once known, never asked again.
+    pub immutable_tags: Vec<Glob>,
+}
+
+/// `[schedule]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    /// The longest that a pull is held for budget or a connection before it is refused with `Retry-After`.
+    pub max_wait: Duration,
+    /// The share of an account's budget that background work may not touch.
+    pub reserve: Share,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// The least severe level that is written, or a list such as `info,tidelock::upstream=debug`.
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One `[[upstream]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// The registry as it stands in an image reference; the upstream's name everywhere.
+    pub registry: RegistryHost,
+    /// Takes requests that name no registry.
+    pub default: bool,
+    /// Base URLs (`http` or `https`, host, port, no path) in order of preference: mirrors first, the origin
+    /// last.
+    pub endpoints: Vec<url::Url>,
+    /// `Host` names that select this upstream.
+    pub hosts: Vec<RegistryHost>,
+    /// Repositories that may be pulled.
+    pub allow: Vec<Glob>,
+    /// Repositories that may not be pulled, whatever `allow` says.
+    pub deny: Vec<Glob>,
+    /// Requests in flight at once.
+    pub max_connections: usize,
+    /// Requests begun in a second.
+    pub requests_per_second: u32,
+    /// From the start of a connection to the end of its TLS handshake.
+    pub connect_timeout: Duration,
+    /// From a request to the headers of its answer.
+    pub response_timeout: Duration,
+    /// Without a byte; then the transfer is resumed elsewhere or fails.
+    pub idle_timeout: Duration,
+    /// Fetch the layers of an image whose manifest was asked for.
+    pub read_ahead: bool,
+    /// Fetch a large blob over several connections where one is slow.
+    pub parallel_ranges: bool,
+    /// PEM file with the authorities that sign this upstream's certificates, in place of the system's.
+    pub ca: Option<PathBuf>,
+    /// Do not verify this upstream's certificates.
+    pub insecure: bool,
+    /// How to get there.
+    pub proxy: Proxy,
+    /// Hosts besides the endpoint's own domain that may be given this upstream's credentials for a token.
+    pub token_hosts: Vec<RegistryHost>,
+    /// Freshness of this upstream's tags.
+    pub freshness: Freshness,
+    /// Accounts to log in with; anonymous when empty.
+    pub accounts: Vec<Account>,
+}
+
+/// `upstream.proxy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proxy {
+    /// As `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
+    Environment,
+    /// Straight, whatever the environment says.
+    None,
+    /// Through this HTTP proxy (`http://[user:password@]host:port`), by CONNECT.
+    Through(Secret),
+}
+
+/// One `[[upstream.account]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Account {
+    /// The account's name in logs and metrics.
+    pub name: String,
+    /// Where its credentials come from.
+    pub credentials: Credentials,
+}
+
+/// Where an account's credentials come from. Files and programs are asked anew at each login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// `username` with `password_file`.
+    PasswordFile {
+        /// The user.
+        username: String,
+        /// The file whose first line is the password or token.
+        file: PathBuf,
+    },
+    /// `username` with `password_env`.
+    PasswordEnv {
+        /// The user.
+        username: String,
+        /// The variable's name.
+        variable: String,
+    },
+    /// `docker_config`: a Docker `config.json` with `auths`, `credHelpers` or `credsStore`.
+    DockerConfig {
+        /// The file.
+        file: PathBuf,
+    },
+    /// `credential_helper`: a program that speaks Docker's credential helper protocol.
+    Helper {
+        /// The program, `docker-credential-NAME`.
+        program: PathBuf,
+        /// How long its answer is used (`credential_ttl`).
+        ttl: Duration,
+    },
+}
+
+impl UpstreamId {
+    /// The upstream at `index`.
+    pub const fn new(index: usize) -> UpstreamId {
+        UpstreamId(index)
+    }
+
+    /// The place in the list.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}

@@ -1,0 +1,138 @@
+//! The one way to spawn a task, be told to stop, and be waited for.
+//!
+//! ```text
+//! Starting ──▶ Ready ──▶ Draining ──▶ Stopped
+//! ```
+//!
+//! Every task belongs to a [`Lifecycle`]; `tokio::spawn` is banned elsewhere. A stop is asked for once and is
+//! heard by all clones. Leaves out deadlines: whoever stops the house decides how long it waits.
+
+use std::future::Future;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+/// How far the process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Opening the store and binding sockets.
+    Starting,
+    /// Serving.
+    Ready,
+    /// Told to stop: no new connections, running transfers go on.
+    Draining,
+    /// Everything has ended.
+    Stopped,
+}
+
+/// The shared life of all tasks of one house. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Lifecycle {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    phase: watch::Sender<Phase>,
+}
+
+impl Phase {
+    /// The name in logs and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Ready => "ready",
+            Phase::Draining => "draining",
+            Phase::Stopped => "stopped",
+        }
+    }
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Lifecycle {
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            phase: watch::Sender::new(Phase::Starting),
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Runs `task` on the current runtime under `name`, and has [`Lifecycle::wait`] wait for it. The task is
+    /// not cancelled by a stop: it listens to [`Lifecycle::stopping`] where it can end early.
+    #[allow(clippy::disallowed_methods)] // this is the one place
+    pub fn spawn<F>(&self, name: &'static str, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        tokio::spawn(self.tasks.track_future(task.instrument(tracing::debug_span!("task", name))))
+    }
+
+    /// Resolves once a stop was asked for. Cancel-safe.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.stop.clone().cancelled_owned()
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Asks everything to stop.
+    pub fn stop(&self) {
+        self.enter(Phase::Draining);
+        self.stop.cancel();
+    }
+
+    /// Waits until every task has ended; only sensible after [`Lifecycle::stop`].
+    pub async fn wait(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// How many tasks are running.
+    pub fn running(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Where the house stands.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Goes on to `phase`; never back.
+    pub fn enter(&self, phase: Phase) {
+        let advanced = self.phase.send_if_modified(|now| std::mem::replace(now, phase.max(*now)) < phase);
+        if advanced {
+            tracing::debug!(phase = phase.as_str(), "phase");
+        }
+    }
+}
+
+/// The wall clock. Judgements take the time as an argument; this is where the argument comes from.
+#[allow(clippy::disallowed_methods)] // this is the one place
+pub fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stop_is_heard_and_waited_for() {
+        let life = Lifecycle::default();
+        let other = life.clone();
+        let task = life.spawn("listener", async move { other.stopping().await });
+        assert_eq!(life.running(), 1);
+        life.enter(Phase::Ready);
+        life.stop();
+        life.wait().await;
+        assert!(task.await.is_ok() && life.is_stopping());
+        life.enter(Phase::Ready);
+        assert_eq!(life.phase(), Phase::Draining, "phases only go forward");
+    }
+}

@@ -1,0 +1,125 @@
+use std::time::Duration;
+
+/// Why an upstream request brought nothing. Cheap to clone, since one fetch's error goes to all its waiters
+/// (I3). No variant holds a URL's query, a header or a body of the upstream: those may carry credentials.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A definite answer: there is no such thing.
+    #[error("{endpoint} says that it does not exist")]
+    NotFound {
+        /// The endpoint's host.
+        endpoint: String,
+    },
+    /// 401 or 403 although the login (or the anonymous token) was accepted: private, or not there at all.
+    /// Docker Hub does not tell the two apart.
+    #[error(
+        "{endpoint} gives no access to it: it does not exist there, or this mirror's account may not pull it"
+    )]
+    Hidden {
+        /// The endpoint's host.
+        endpoint: String,
+    },
+    /// The login itself failed: wrong or missing credentials, or the token service refused.
+    #[error("could not log in to {endpoint}: {reason}")]
+    Login {
+        /// The endpoint's host.
+        endpoint: String,
+        /// What went wrong, without anything secret.
+        reason: String,
+    },
+    /// 429.
+    #[error("{endpoint} refuses requests for now (429){}", pull_quota_text(*.quota))]
+    Throttled {
+        /// The endpoint's host.
+        endpoint: String,
+        /// How long the upstream asks to wait, where it says so.
+        retry_after: Option<Duration>,
+        /// A spent pull quota (JSON `TOOMANYREQUESTS`) rather than an abuse limit.
+        quota: bool,
+    },
+    /// Nobody there: DNS, connect, TLS, or the connection broke before an answer.
+    #[error("could not reach {endpoint}: {reason}")]
+    Unreachable {
+        /// The endpoint's host.
+        endpoint: String,
+        /// The failing step.
+        reason: String,
+    },
+    /// No headers within `response_timeout`, or no byte within `idle_timeout`.
+    #[error("{endpoint} did not answer within {after:?}")]
+    TimedOut {
+        /// The endpoint's host.
+        endpoint: String,
+        /// The time limit that passed.
+        after: Duration,
+    },
+    /// A status that is none of the above, 5xx above all.
+    #[error("{endpoint} answered with status {status}")]
+    Status {
+        /// The endpoint's host.
+        endpoint: String,
+        /// The status code.
+        status: u16,
+    },
+    /// An answer that breaks the protocol or a rule of this mirror: too large, a redirect loop, a challenge
+    /// that would send credentials elsewhere, HTML, wrong length.
+    #[error("{endpoint} sent an answer that cannot be used: {reason}")]
+    BadAnswer {
+        /// The endpoint's host.
+        endpoint: String,
+        /// Which rule it breaks.
+        reason: String,
+    },
+    /// A body broke off and could not be resumed anywhere.
+    #[error("the transfer from {endpoint} broke off after {received} bytes: {reason}")]
+    BrokenOff {
+        /// The endpoint's host.
+        endpoint: String,
+        /// Bytes received so far.
+        received: u64,
+        /// What happened last.
+        reason: String,
+    },
+}
+
+/// What a failure allows next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A definite no: it would be the same again.
+    GiveUp,
+    /// Another endpoint of the same upstream may do better.
+    OtherEndpoint,
+}
+
+impl Error {
+    /// The cause as a metric label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Error::NotFound { .. } => "not_found",
+            Error::Hidden { .. } => "hidden",
+            Error::Login { .. } => "login",
+            Error::Throttled { .. } => "throttled",
+            Error::Unreachable { .. } => "unreachable",
+            Error::TimedOut { .. } => "timed_out",
+            Error::Status { .. } => "status",
+            Error::BadAnswer { .. } => "bad_answer",
+            Error::BrokenOff { .. } => "broken_off",
+        }
+    }
+
+    /// Whether the next endpoint is worth asking. Every failure is, even a 404, as long as it came from a
+    /// mirror: only the last endpoint is the origin, and only its word is final.
+    pub fn next(&self, is_origin: bool) -> Next {
+        if is_origin { Next::GiveUp } else { Next::OtherEndpoint }
+    }
+
+    /// Whether the upstream was there and said no, rather than being in trouble: a cached copy must not
+    /// override a 404, and may stand in for everything else (design: stale-if-error).
+    pub fn is_definite(&self) -> bool {
+        matches!(self, Error::NotFound { .. })
+    }
+}
+
+fn pull_quota_text(quota: bool) -> &'static str {
+    if quota { ": the pull quota is spent" } else { "" }
+}
