@@ -115,12 +115,11 @@ impl Front {
 
     /// Refuses connections from now on and kills those there are.
     pub(super) async fn stop(&self) {
-        let accepting = match std::mem::replace(&mut *self.door(), Door::Moving) {
-            Door::Open(accepting) => accepting,
-            shut => {
-                *self.door() = shut;
-                return;
-            }
+        // Taken in a statement of its own: a match would hold the lock to its end.
+        let before = std::mem::replace(&mut *self.door(), Door::Moving);
+        let Door::Open(accepting) = before else {
+            *self.door() = before;
+            return;
         };
         accepting.abort();
         // The listener is gone only when its task is.
