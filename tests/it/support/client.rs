@@ -59,7 +59,7 @@ impl Client {
 
     /// Trusts this certificate authority.
     pub fn with_ca(mut self, pem: &str) -> Self {
-        self.route.tls = Some(tls::connector(pem));
+        self.route.tls = Some(tls::connector(pem, "http/1.1"));
         self
     }
 

@@ -25,6 +25,8 @@ pub enum Fault {
     Headers(Vec<(String, String)>),
     /// Closes the connection without any answer.
     HangUp,
+    /// Writes these bytes in place of a HTTP answer and closes the connection. Not over TLS.
+    Raw(String),
     /// Sends the headers and then nothing, ever.
     Stall,
     /// Sends this many bytes of the body and then nothing, ever.
@@ -140,6 +142,16 @@ impl Fault {
             ("connection".into(), "close".into()),
         ];
         Self::Status(429, "Too Many Requests (HAP429).\n".into(), headers)
+    }
+
+    /// The abuse limit as it was seen on the wire: every line ends in a bare line feed.
+    pub fn abuse_with_bare_line_feeds(retry_after_seconds: u64) -> Self {
+        let body = "Too Many Requests (HAP429).\n";
+        Self::Raw(format!(
+            "HTTP/1.1 429 Too Many Requests\ncontent-length: {}\nretry-after: {retry_after_seconds}\n\
+             content-type: text/plain\nconnection: close\n\n{body}",
+            body.len()
+        ))
     }
 
     /// Holds the body at its first byte; the headers go out.

@@ -145,9 +145,16 @@ impl Site {
                 _ => {}
             }
         }
-        if matches!(struck.main, Some(Fault::HangUp)) {
-            control.close();
-            return std::future::pending().await;
+        match &struck.main {
+            Some(Fault::HangUp) => {
+                control.close();
+                return std::future::pending().await;
+            }
+            Some(Fault::Raw(bytes)) => {
+                control.babble(bytes.as_bytes());
+                return std::future::pending().await;
+            }
+            _ => {}
         }
         let head_only = call.method == Method::HEAD;
         let mut answer = match &struck.main {

@@ -6,8 +6,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,10 +17,14 @@ use tokio::net::TcpStream;
 const STAYS: u8 = 0;
 const CLOSES: u8 = 1;
 const RESETS: u8 = 2;
+const BABBLES: u8 = 3;
 
 /// The order to end one connection.
 #[derive(Default)]
-pub(super) struct Control(AtomicU8);
+pub(super) struct Control {
+    order: AtomicU8,
+    last_words: Mutex<Vec<u8>>,
+}
 
 /// The connection that obeys it.
 pub(super) struct Socket {
@@ -31,12 +35,18 @@ pub(super) struct Socket {
 impl Control {
     /// Closes the connection once what is buffered has been written.
     pub(super) fn close(&self) {
-        self.0.store(CLOSES, Ordering::SeqCst);
+        self.order.store(CLOSES, Ordering::SeqCst);
     }
 
     /// The same, by a TCP reset.
     pub(super) fn reset(&self) {
-        self.0.store(RESETS, Ordering::SeqCst);
+        self.order.store(RESETS, Ordering::SeqCst);
+    }
+
+    /// Writes these bytes as they are, whatever HTTP says, and closes. They must fit a send buffer.
+    pub(super) fn babble(&self, bytes: &[u8]) {
+        *self.last_words.lock().expect("unpoisoned") = bytes.to_vec();
+        self.order.store(BABBLES, Ordering::SeqCst);
     }
 }
 
@@ -71,10 +81,14 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.control.0.load(Ordering::SeqCst) {
+        match self.control.order.load(Ordering::SeqCst) {
             STAYS => return Pin::new(&mut self.stream).poll_flush(cx),
             // A linger of zero turns the coming close into a reset.
             RESETS => socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?,
+            BABBLES => {
+                let words = self.control.last_words.lock().expect("unpoisoned");
+                self.stream.try_write(&words)?;
+            }
             _ => {}
         }
         Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))

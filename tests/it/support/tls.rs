@@ -64,8 +64,8 @@ impl Default for TestCa {
     }
 }
 
-/// A TLS client that trusts only the given certificate.
-pub(super) fn connector(ca_pem: &str) -> TlsConnector {
+/// A TLS client that trusts only the given certificate and offers this protocol: `http/1.1` or `h2`.
+pub fn connector(ca_pem: &str, protocol: &str) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).expect("the CA is PEM"))
@@ -75,7 +75,7 @@ pub(super) fn connector(ca_pem: &str) -> TlsConnector {
         .expect("the provider knows TLS 1.2 and 1.3")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     TlsConnector::from(Arc::new(config))
 }
 

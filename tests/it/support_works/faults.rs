@@ -132,6 +132,18 @@ async fn scripted_answers_latency_and_hang_ups() {
 }
 
 #[tokio::test]
+async fn answers_that_are_hardly_http() {
+    let (registry, client, _, path) = one_blob().await;
+    registry.fault(Match::any(), Times::Once, Fault::abuse_with_bare_line_feeds(60));
+    let reply = client.get(&path).await;
+    assert_eq!((reply.status, reply.header("retry-after")), (429, "60"));
+    assert_eq!(reply.whole(), "Too Many Requests (HAP429).\n");
+    registry.fault(Match::any(), Times::Once, Fault::Raw("SSH-2.0-OpenSSH_9.9\r\n".into()));
+    assert!(client.try_get(&path).await.is_err());
+    assert_eq!(client.get(&path).await.status, 200);
+}
+
+#[tokio::test]
 async fn slow_is_slow_and_right() {
     let (registry, client, blob, path) = one_blob().await;
     let every = Duration::from_millis(5);

@@ -1,12 +1,17 @@
 //! More than one host: CDNs, redirects, TLS and the fake as a forward proxy.
 
-use http::Method;
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::behaviour::Redirect;
 use crate::support::client::Client;
 use crate::support::images::Image;
 use crate::support::registry::FakeRegistry;
-use crate::support::tls::TestCa;
+use crate::support::tls::{TestCa, connector};
 
 /// Splits a URL into the client for its host and its path with query.
 fn follow(location: &str) -> (Client, String) {
@@ -111,4 +116,45 @@ async fn other_fakes_behind_the_proxys_host_names() {
     assert_eq!(other.through(&proxy.proxy_url()).get(&path).await.status, 200);
     assert_eq!((proxy.total(), registry.total(), cdn.total()), (0, 1, 1));
     assert_eq!(cdn.requests()[0].host, "cdn.example");
+}
+
+#[tokio::test]
+async fn a_tunnel_may_carry_plain_http() {
+    let proxy = FakeRegistry::start().await;
+    let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+    let request = "CONNECT registry.example:80 HTTP/1.1\r\nproxy-authorization: Basic x\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = vec![0; "HTTP/1.1 200".len()];
+    stream.read_exact(&mut reply).await.unwrap();
+    assert_eq!(reply, b"HTTP/1.1 200");
+    stream
+        .write_all(b"GET /v2/ HTTP/1.1\r\nhost: registry.example\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.contains("HTTP/1.1 200 OK"), "{rest}");
+    assert_eq!(proxy.requests()[0].host, "registry.example");
+    assert!(proxy.tunnels()[0].head.contains("proxy-authorization: Basic x"));
+}
+
+#[tokio::test]
+async fn http2_where_it_is_offered() {
+    let ca = TestCa::new();
+    let registry = FakeRegistry::start_tls_with(&ca, &["registry.example"], true).await;
+    let image = Image::layers(1, &[300_000]);
+    registry.push("app", "1", &image);
+    let tcp = TcpStream::connect(registry.addr()).await.unwrap();
+    let name = "registry.example".try_into().unwrap();
+    let stream = connector(&ca.pem(), "h2").connect(name, tcp).await.unwrap();
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    let layer = &image.layer_blobs()[0];
+    let uri = format!("https://registry.example/v2/app/blobs/{}", layer.digest);
+    let request = Request::get(uri).body(Empty::<Bytes>::new()).unwrap();
+    let reply = sender.send_request(request).await.unwrap();
+    assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), layer.bytes);
+    let record = registry.requests().remove(0);
+    assert_eq!((record.host.as_str(), record.tls), ("registry.example", true));
 }
