@@ -14,3 +14,7 @@ pub mod telemetry;
 
 pub mod scheduler;
 pub mod upstream;
+
+pub mod server;
+
+pub mod admin;

@@ -1,0 +1,246 @@
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::patience::{Busy, Patience, WatchedBody, WatchedIo};
+use super::{Body, Limits, Peer, ServerMetrics, Tls};
+use crate::lifecycle::Lifecycle;
+
+/// The largest head of a request. Lazy pullers ask for 1,024 ranges at once, which is 20 KB.
+const HEAD_LIMIT: usize = 64 << 10;
+/// The most of an answer that waits in memory for one connection, or for one stream of HTTP/2 (I7). hyper's
+/// 400 KiB make 900 KiB of memory a stalled client (measured); this a tenth.
+const WRITE_LIMIT: usize = 64 << 10;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 128;
+/// How often a silent HTTP/2 client is asked whether it is still there, and how long it has to answer.
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// When the kernel asks the same of any client: after a minute, every 15 s, four times.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
+/// How long a client has for the TLS handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client that is refused has to take note.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+/// The first byte of every TLS connection: a handshake record. No HTTP method begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+const NOT_TLS: &str = "This port speaks plain HTTP, and the client began with TLS. Use http://, or configure \
+                       server.tls in the mirror.\n";
+const NOT_PLAIN: &str = "This port speaks HTTPS, and the client began without TLS. Use https://.\n";
+
+/// What all connections of one listener share.
+pub(super) struct Door<H> {
+    http: auto::Builder<Tasks>,
+    tls: Option<Tls>,
+    limits: Arc<Limits>,
+    life: Lifecycle,
+    metrics: ServerMetrics,
+    handler: H,
+}
+
+/// Where hyper runs the streams of HTTP/2.
+#[derive(Debug, Clone)]
+struct Tasks(Lifecycle);
+
+/// How a connection begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    Tls,
+    Plain,
+    Gone,
+}
+
+impl<H, F> Door<H>
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    pub(super) fn new(
+        tls: Option<Tls>,
+        limits: Limits,
+        life: Lifecycle,
+        metrics: ServerMetrics,
+        handler: H,
+    ) -> Door<H> {
+        Door { http: http_builder(life.clone()), tls, limits: Arc::new(limits), life, metrics, handler }
+    }
+
+    /// One connection from its first byte to its end; nothing that happens here reaches beyond it.
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        addr: SocketAddr,
+        _slot: OwnedSemaphorePermit,
+    ) {
+        let _open = self.metrics.opened();
+        let peer = Peer { addr: canonical(addr), tls: self.tls.is_some() };
+        match AssertUnwindSafe(self.converse(stream, peer)).catch_unwind().await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(peer = %peer.addr, error, "connection ended"),
+            Err(_) => tracing::error!(peer = %peer.addr, "an answer panicked: its connection is cut"),
+        }
+    }
+
+    async fn converse(&self, stream: TcpStream, peer: Peer) -> Result<(), super::BoxError> {
+        tune(&stream)?;
+        let opening = tokio::select! {
+            opening = timeout(self.limits.header_read_timeout, look(&stream)) => opening??,
+            () = self.life.stopping() => return Ok(()),
+        };
+        match (opening, &self.tls) {
+            (Opening::Gone, _) => Ok(()),
+            (Opening::Plain, None) => self.speak_http(stream, peer).await,
+            (Opening::Tls, None) => Ok(refuse(stream, NOT_TLS).await?),
+            (Opening::Plain, Some(_)) => {
+                self.metrics.handshake_failed();
+                Ok(refuse(stream, NOT_PLAIN).await?)
+            }
+            (Opening::Tls, Some(tls)) => {
+                let shaken = tokio::select! {
+                    shaken = timeout(HANDSHAKE_LIMIT, tls.accept(stream)) => shaken,
+                    () = self.life.stopping() => return Ok(()),
+                };
+                match shaken.map_err(io::Error::from).flatten() {
+                    Ok(stream) => self.speak_http(stream, peer).await,
+                    Err(error) => {
+                        self.metrics.handshake_failed();
+                        Err(format!("TLS handshake failed: {error}").into())
+                    }
+                }
+            }
+        }
+    }
+
+    async fn speak_http<I>(&self, io: I, peer: Peer) -> Result<(), super::BoxError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let patience = Patience::new(Arc::clone(&self.limits));
+        let io = TokioIo::new(WatchedIo::new(io, patience.clone()));
+        let service = service_fn(|request| {
+            let busy = patience.begin(request.version() == Version::HTTP_2);
+            answer(self.handler.clone(), request, peer, busy).map(Ok::<_, Infallible>)
+        });
+        let mut connection = pin!(self.http.serve_connection(io, service));
+        let mut stopping = pin!(self.life.stopping().fuse());
+        let mut patience_end = pin!(patience.end());
+        loop {
+            tokio::select! {
+                biased; // the connection first: what it does now may be what patience is waiting for
+                outcome = &mut connection => return outcome,
+                () = &mut stopping, if !futures_util::future::FusedFuture::is_terminated(&*stopping) => {
+                    connection.as_mut().graceful_shutdown();
+                }
+                doing = &mut patience_end => return Err(format!("out of patience: {}", doing.as_str()).into()),
+            }
+        }
+    }
+}
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn("stream", future);
+    }
+}
+
+fn http_builder(life: Lifecycle) -> auto::Builder<Tasks> {
+    let mut builder = auto::Builder::new(Tasks(life));
+    // One limit for both directions is all there is; they happen to be the same. The byte more lets a head of
+    // exactly the limit pass. Time limits are in `patience`.
+    builder.http1().max_buf_size(HEAD_LIMIT.max(WRITE_LIMIT) + 1).header_read_timeout(None);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD_LIMIT as u32)
+        .max_send_buf_size(WRITE_LIMIT)
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1);
+    builder
+}
+
+async fn answer<H, F>(
+    handler: H,
+    mut request: Request<Incoming>,
+    peer: Peer,
+    busy: Busy,
+) -> Response<WatchedBody>
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    request.extensions_mut().insert(peer);
+    let version = request.version();
+    let answer = AssertUnwindSafe(async move { handler(request).await }).catch_unwind().await;
+    answer.unwrap_or_else(|_| broken(version)).map(|body| busy.watch(body))
+}
+
+/// What a client gets when its handler panicked; the panic itself is on standard error.
+fn broken(version: Version) -> Response<Body> {
+    tracing::error!("a request's handler panicked");
+    let mut response = Response::new(Body::full("The mirror failed on this request; its log says more.\n"));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    if version != Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    // A small answer must not wait for the acknowledgement of the one before.
+    stream.set_nodelay(true)?;
+    let (time, interval, retries) = KEEPALIVE;
+    let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Looks at the first byte without taking it.
+async fn look(stream: &TcpStream) -> io::Result<Opening> {
+    let mut first = [0];
+    Ok(match stream.peek(&mut first).await? {
+        0 => Opening::Gone,
+        _ if first[0] == TLS_HANDSHAKE => Opening::Tls,
+        _ => Opening::Plain,
+    })
+}
+
+/// Says in plain HTTP why this does not work. Clients that try TLS first know by the `HTTP/` that they read in
+/// place of a TLS record that they may fall back to plain HTTP.
+async fn refuse(mut stream: TcpStream, why: &str) -> io::Result<()> {
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{why}",
+        why.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    // Closing while something is unread would make the kernel reset the connection and the answer be lost.
+    let mut waste = [0; 4096];
+    let drain = async { while matches!(stream.read(&mut waste).await, Ok(1..)) {} };
+    let _ = timeout(FAREWELL_LIMIT, drain).await;
+    Ok(())
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
