@@ -71,6 +71,7 @@ pub fn spawn(listener: TcpListener, admin: Admin) -> io::Result<AdminHandle> {
         if let Err(error) = run(&runtime, listener, own, admin, guard) {
             tracing::error!(%error, "the admin address does not answer");
         }
+        drop(runtime); // and with it what did not end in time
         // Nobody waits any more when the handle was dropped.
         let _ = end.send(());
     })?;

@@ -90,7 +90,11 @@ impl fmt::Debug for Body {
 
 fn deduct(chunk: Bytes, missing: &mut u64) -> Result<Bytes, BoxError> {
     let len = chunk.len() as u64;
-    *missing = missing.checked_sub(len).ok_or(WrongLength::Long { excess: len - *missing })?;
+    let excess = len.saturating_sub(*missing);
+    if excess > 0 {
+        return Err(WrongLength::Long { excess }.into());
+    }
+    *missing -= len;
     Ok(chunk)
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -139,13 +140,15 @@ where
             answer(self.handler.clone(), request, peer, busy).map(Ok::<_, Infallible>)
         });
         let mut connection = pin!(self.http.serve_connection(io, service));
-        let mut stopping = pin!(self.life.stopping().fuse());
+        let mut stopping = pin!(self.life.stopping());
         let mut patience_end = pin!(patience.end());
+        let mut draining = false;
         loop {
             tokio::select! {
                 biased; // the connection first: what it does now may be what patience is waiting for
                 outcome = &mut connection => return outcome,
-                () = &mut stopping, if !futures_util::future::FusedFuture::is_terminated(&*stopping) => {
+                () = &mut stopping, if !draining => {
+                    draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 doing = &mut patience_end => return Err(format!("out of patience: {}", doing.as_str()).into()),
@@ -191,9 +194,20 @@ where
     F: Future<Output = Response<Body>>,
 {
     request.extensions_mut().insert(peer);
-    let version = request.version();
+    let (version, is_head) = (request.version(), request.method() == Method::HEAD);
     let answer = AssertUnwindSafe(async move { handler(request).await }).catch_unwind().await;
-    answer.unwrap_or_else(|_| broken(version)).map(|body| busy.watch(body))
+    let answer = answer.unwrap_or_else(|_| broken(version));
+    let answer = if is_head { without_body(answer) } else { answer };
+    answer.map(|body| busy.watch(body))
+}
+
+/// What HEAD gets of an answer. hyper sees to it on HTTP/1 only.
+fn without_body(answer: Response<Body>) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    if let Some(len @ 1..) = body.size_hint().exact() {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert(len.into());
+    }
+    Response::from_parts(head, Body::empty())
 }
 
 /// What a client gets when its handler panicked; the panic itself is on standard error.

@@ -1,0 +1,7 @@
+//! The server over real sockets: protocols, limits, draining, TLS.
+
+mod drain;
+mod kit;
+mod limits;
+mod protocol;
+mod tls;
