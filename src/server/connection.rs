@@ -35,8 +35,6 @@ const STREAMS: u32 = 128;
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// When the kernel asks the same of any client: after a minute, every 15 s, four times.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
-/// How long a client has for the TLS handshake.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client that is refused has to take note.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 /// The first byte of every TLS connection: a handshake record. No HTTP method begins with it.
@@ -115,7 +113,7 @@ where
             }
             (Opening::Tls, Some(tls)) => {
                 let shaken = tokio::select! {
-                    shaken = timeout(HANDSHAKE_LIMIT, tls.accept(stream)) => shaken,
+                    shaken = timeout(self.limits.handshake_timeout, tls.accept(stream)) => shaken,
                     () = self.life.stopping() => return Ok(()),
                 };
                 match shaken.map_err(io::Error::from).flatten() {

@@ -19,11 +19,12 @@ mod listener;
 mod metrics;
 mod patience;
 mod tls;
+mod validity;
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -54,6 +55,8 @@ pub struct Peer {
 pub struct Limits {
     /// Connections served at once.
     pub slots: Slots,
+    /// For the whole TLS handshake.
+    pub handshake_timeout: Duration,
     /// From the first byte of a request, or the start of a connection, to the end of the request's head.
     pub header_read_timeout: Duration,
     /// Between two requests of one connection.
@@ -67,13 +70,18 @@ pub struct Limits {
 pub struct Slots {
     free: Arc<Semaphore>,
     all: usize,
+    warned: Arc<Mutex<Option<Instant>>>,
 }
+
+/// How often the log says that the slots are taken: a mirror at its limit gets there with every connection.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 impl Limits {
     /// The usual patience, with `max_connections` slots.
     pub fn new(max_connections: usize) -> Limits {
         Limits {
             slots: Slots::new(max_connections),
+            handshake_timeout: Duration::from_secs(10),
             header_read_timeout: Duration::from_secs(10),
             // Longer than the 90 s after which Go's clients drop an idle connection themselves, so that they
             // do not send a request into a closing one.
@@ -88,15 +96,26 @@ impl Slots {
     /// `all` slots, every one free.
     pub fn new(all: usize) -> Slots {
         let all = all.min(Semaphore::MAX_PERMITS);
-        Slots { free: Arc::new(Semaphore::new(all)), all }
+        Slots { free: Arc::new(Semaphore::new(all)), all, warned: Arc::default() }
     }
 
     /// Takes a slot until dropped, waiting for one if need be. First come, first served.
     async fn take(&self) -> OwnedSemaphorePermit {
         if self.free.available_permits() == 0 {
-            tracing::warn!(limit = self.all, "every connection slot is taken: new connections wait");
+            self.warn();
         }
         Arc::clone(&self.free).acquire_owned().await.expect("the slots are never closed")
+    }
+
+    fn warn(&self) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            *warned = Some(Instant::now());
+            tracing::warn!(
+                limit = self.all,
+                "every connection slot is taken: new connections wait (server.max_connections)"
+            );
+        }
     }
 }
 

@@ -19,8 +19,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
+use super::validity;
 use crate::config;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, now};
 
 /// TLS 1.2 sessions that can be resumed without a ticket.
 const SESSIONS: usize = 1024;
@@ -262,6 +263,7 @@ fn server_config(
 ) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let chain = certificates(&files.cert, contents.cert)?;
+    warn_if_expired(&files.cert, &chain[0]);
     let key = private_key(&files.key, contents.key)?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -287,6 +289,15 @@ fn certificates(
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let all = all.map_err(|error| TlsError::Pem { path: path.to_owned(), error })?;
     if all.is_empty() { Err(TlsError::NoCertificate(path.to_owned())) } else { Ok(all) }
+}
+
+/// Only a warning: a client may be told not to mind, and a mirror that does not start helps nobody (I9).
+fn warn_if_expired(path: &Path, certificate: &CertificateDer<'_>) {
+    let expired = validity::not_after(certificate).and_then(|end| now().duration_since(end).ok());
+    if let Some(since) = expired {
+        let days = since.as_secs() / 86_400;
+        tracing::warn!(cert = %path.display(), days, "the certificate has expired: clients will refuse it");
+    }
 }
 
 fn private_key(

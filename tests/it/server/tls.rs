@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use tempfile::TempDir;
 use tidelock::config;
-use tidelock::server::{Reload, Tls, TlsError};
+use tidelock::server::{Limits, Reload, Tls, TlsError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -220,6 +220,22 @@ async fn plain_http_on_the_tls_port_is_refused_in_words() {
     let answer = get(served.addr, "/").await;
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("Use https://"), "{answer}");
     assert_eq!(served.metric("tidelock_tls_handshake_failures_total"), 1);
+}
+
+#[tokio::test]
+async fn a_handshake_that_stops_is_cut() {
+    let (ca, dir) = (Ca::new("ca"), TempDir::new().unwrap());
+    let tls = Tls::open(&install(&dir, &ca.leaf("one.test"), None)).unwrap();
+    let short = Duration::from_millis(100);
+    let limits = Limits { handshake_timeout: short, header_read_timeout: short, ..limits() };
+    let served = start(limits, Some(tls), echo).await;
+    for (beginning, failures) in [(&b""[..], 0), (b"\x16\x03\x01", 1)] {
+        let mut stream = served.connect().await;
+        send(&mut stream, beginning).await;
+        assert_eq!(rest(&mut stream).await, "");
+        served.open_connections_become(0).await;
+        assert_eq!(served.metric("tidelock_tls_handshake_failures_total"), failures);
+    }
 }
 
 #[test]
