@@ -1,3 +1,5 @@
+//! The body of an answer: bytes, or a stream of which the length is known.
+
 use std::error::Error;
 use std::fmt;
 use std::io;

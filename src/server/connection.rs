@@ -1,3 +1,5 @@
+//! One connection from its first byte to its end.
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -19,9 +21,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 
-use super::patience::{Busy, Patience, WatchedBody, WatchedIo};
-use super::{Body, Limits, Peer, ServerMetrics, Tls};
+use super::patience::{Busy, Doing, Patience, WatchedBody, WatchedIo};
+use super::{Body, BoxError, Limits, Peer, ServerMetrics, Tls};
 use crate::lifecycle::Lifecycle;
 
 /// The largest head of a request. Lazy pullers ask for 1,024 ranges at once, which is 20 KB.
@@ -66,6 +69,19 @@ enum Opening {
     Gone,
 }
 
+/// Why a connection did not end in peace.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("out of patience: {}", .0.as_str())]
+    Patience(Doing),
+    #[error("TLS handshake: {0}")]
+    Handshake(#[source] io::Error),
+    #[error("{0}")]
+    Http(#[source] BoxError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
 impl<H, F> Door<H>
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -92,18 +108,16 @@ where
         let peer = Peer { addr: canonical(addr), tls: self.tls.is_some() };
         match AssertUnwindSafe(self.converse(stream, peer)).catch_unwind().await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(peer = %peer.addr, error, "connection ended"),
+            Ok(Err(error)) => tracing::debug!(peer = %peer.addr, %error, "connection ended"),
             Err(_) => tracing::error!(peer = %peer.addr, "an answer panicked: its connection is cut"),
         }
     }
 
-    async fn converse(&self, stream: TcpStream, peer: Peer) -> Result<(), super::BoxError> {
+    async fn converse(&self, stream: TcpStream, peer: Peer) -> Result<(), Ended> {
         tune(&stream)?;
-        let opening = tokio::select! {
-            opening = timeout(self.limits.header_read_timeout, look(&stream)) => opening??,
-            () = self.life.stopping() => return Ok(()),
-        };
-        match (opening, &self.tls) {
+        let looking = timeout(self.limits.header_read_timeout, look(&stream));
+        let Some(opening) = self.unless_stopping(looking).await else { return Ok(()) };
+        match (opening.map_err(|_| Ended::Patience(Doing::Opening))??, &self.tls) {
             (Opening::Gone, _) => Ok(()),
             (Opening::Plain, None) => self.speak_http(stream, peer).await,
             (Opening::Tls, None) => Ok(refuse(stream, NOT_TLS).await?),
@@ -111,23 +125,31 @@ where
                 self.metrics.handshake_failed();
                 Ok(refuse(stream, NOT_PLAIN).await?)
             }
-            (Opening::Tls, Some(tls)) => {
-                let shaken = tokio::select! {
-                    shaken = timeout(self.limits.handshake_timeout, tls.accept(stream)) => shaken,
-                    () = self.life.stopping() => return Ok(()),
-                };
-                match shaken.map_err(io::Error::from).flatten() {
-                    Ok(stream) => self.speak_http(stream, peer).await,
-                    Err(error) => {
-                        self.metrics.handshake_failed();
-                        Err(format!("TLS handshake failed: {error}").into())
-                    }
-                }
-            }
+            (Opening::Tls, Some(tls)) => match self.shake_hands(tls, stream).await? {
+                Some(stream) => self.speak_http(stream, peer).await,
+                None => Ok(()),
+            },
         }
     }
 
-    async fn speak_http<I>(&self, io: I, peer: Peer) -> Result<(), super::BoxError>
+    /// None when the house stops meanwhile.
+    async fn shake_hands(&self, tls: &Tls, stream: TcpStream) -> Result<Option<TlsStream<TcpStream>>, Ended> {
+        let shaking = timeout(self.limits.handshake_timeout, tls.accept(stream));
+        let Some(shaken) = self.unless_stopping(shaking).await else { return Ok(None) };
+        shaken.map_err(io::Error::from).flatten().map(Some).map_err(|error| {
+            self.metrics.handshake_failed();
+            Ended::Handshake(error)
+        })
+    }
+
+    async fn unless_stopping<T: Future>(&self, step: T) -> Option<T::Output> {
+        tokio::select! {
+            output = step => Some(output),
+            () = self.life.stopping() => None,
+        }
+    }
+
+    async fn speak_http<I>(&self, io: I, peer: Peer) -> Result<(), Ended>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -144,12 +166,12 @@ where
         loop {
             tokio::select! {
                 biased; // the connection first: what it does now may be what patience is waiting for
-                outcome = &mut connection => return outcome,
+                outcome = &mut connection => return outcome.map_err(Ended::Http),
                 () = &mut stopping, if !draining => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                doing = &mut patience_end => return Err(format!("out of patience: {}", doing.as_str()).into()),
+                doing = &mut patience_end => return Err(Ended::Patience(doing)),
             }
         }
     }

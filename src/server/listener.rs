@@ -1,3 +1,5 @@
+//! Listening, and accepting whatever happens.
+
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;

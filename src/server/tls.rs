@@ -1,3 +1,5 @@
+//! The server's side of TLS: certificate, key and the clients' authorities, from files that may change.
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,7 @@
 //! What these tests stand on: a server on a free port, raw sockets, and patience with an end.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -17,8 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// Longer than any wait of a passing test, shorter than anybody's patience with a failing one.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::support;
 
 /// A running server.
 pub(super) struct Served {
@@ -79,17 +77,14 @@ impl Served {
     }
 }
 
-pub(super) async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
+#[track_caller]
+pub(super) fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    support::eventually::within("a step of the test", future)
 }
 
-pub(super) async fn eventually(mut condition: impl FnMut() -> bool) {
-    within(async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await
+#[track_caller]
+pub(super) fn eventually(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    support::eventually::eventually(move || ready(condition()))
 }
 
 pub(super) async fn send(stream: &mut (impl AsyncWrite + Unpin), text: impl AsRef<[u8]>) {
