@@ -18,3 +18,7 @@ pub mod access;
 pub mod store;
 pub mod scheduler;
 pub mod upstream;
+
+pub mod server;
+
+pub mod admin;
