@@ -5,9 +5,10 @@
 
 pub mod oci;
 
+pub mod secret;
+
 pub mod backoff;
 pub mod lifecycle;
-pub mod secret;
 
 pub mod config;
 pub mod telemetry;
