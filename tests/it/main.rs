@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 #![allow(clippy::disallowed_methods)] // the fakes spawn their own servers
 
+mod docs;
 mod floors;
 mod support;
