@@ -15,3 +15,5 @@ pub mod telemetry;
 
 pub mod scheduler;
 pub mod upstream;
+
+pub mod cli;
