@@ -6,3 +6,4 @@ mod cli;
 mod docs;
 mod floors;
 mod support;
+mod support_works;
