@@ -20,5 +20,6 @@ pub mod scheduler;
 pub mod upstream;
 
 pub mod server;
-
 pub mod admin;
+
+pub mod cli;

@@ -3,6 +3,9 @@
 #![allow(clippy::disallowed_methods)] // the fakes spawn their own servers
 
 mod admin;
+mod cli;
+mod docs;
+mod floors;
 mod server;
 mod support;
 mod support_works;
