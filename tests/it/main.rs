@@ -3,3 +3,4 @@
 #![allow(clippy::disallowed_methods)] // the fakes spawn their own servers
 
 mod support;
+mod support_works;
