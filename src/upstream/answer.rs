@@ -108,6 +108,8 @@ fn seconds_unbounded(number: f64) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
@@ -186,5 +188,15 @@ mod tests {
         let digest = format!("sha256:{}", "0".repeat(64));
         assert_eq!(Found::of(&headers(&digest)).digest, digest.parse().ok());
         assert_eq!(Found::of(&headers("md5:x")), Found { digest: None, media_type: None, size: None });
+    }
+
+    proptest! {
+        #[test]
+        fn waits_are_bounded(value in "([-0-9.eE+]{0,20}|\\PC*)", unit in "(ns|µs|us|ms|s|\\PC)") {
+            let bounded = |wait: Option<Duration>| wait.is_none_or(|wait| wait <= LONGEST_RETRY_AFTER);
+            prop_assert!(bounded(retry_after(&value, SystemTime::UNIX_EPOCH)));
+            let text = format!("x retry-after: {value}{unit}, allowed");
+            prop_assert!(bounded(pause_in_text(&text)));
+        }
     }
 }

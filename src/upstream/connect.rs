@@ -216,3 +216,18 @@ fn tcp(public_only: bool, patience: Duration) -> HttpConnector<Resolver> {
     tcp.set_connect_timeout(Some(patience));
     tcp
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_with_only_private_addresses() {
+        let resolve = async |public_only: bool| {
+            let mut resolver = Resolver { system: GaiResolver::new(), public_only };
+            resolver.call("localhost".parse().unwrap()).await
+        };
+        assert!(resolve(false).await.unwrap().all(|address| is_private(address.ip())));
+        assert!(resolve(true).await.unwrap_err().is::<PrivateAddress>());
+    }
+}

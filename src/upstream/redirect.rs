@@ -66,6 +66,8 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn trail(start: &str) -> Trail {
@@ -115,5 +117,17 @@ mod tests {
             trail.go(&format!("/{hop}")).unwrap();
         }
         assert_eq!(trail.go("/again"), Err("more than 10 redirects"));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_never_leaves_the_web(location in "(https?:|//|/|\\.\\.|[a-z@:?#]|\\PC){0,12}") {
+            let mut trail = trail("https://r.example/v2/");
+            let gone = trail.go(&location);
+            prop_assert_eq!(trail.here().scheme(), "https");
+            prop_assert!(gone.is_ok() || trail.here().as_str() == "https://r.example/v2/");
+            let home = trail.here().host_str() == Some("r.example") && trail.here().port().is_none();
+            prop_assert_eq!(trail.is_at_home(), home);
+        }
     }
 }
