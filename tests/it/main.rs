@@ -4,3 +4,9 @@
 
 mod support;
 mod support_works;
+
+mod redirects;
+mod upstream_auth;
+mod upstream_quirks;
+mod upstream_rig;
+mod upstream_transfers;
