@@ -9,3 +9,9 @@ mod floors;
 mod server;
 mod support;
 mod support_works;
+
+mod redirects;
+mod upstream_auth;
+mod upstream_quirks;
+mod upstream_rig;
+mod upstream_transfers;
