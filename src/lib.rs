@@ -19,7 +19,12 @@ pub mod store;
 pub mod scheduler;
 pub mod upstream;
 
+pub mod flight;
+pub mod mirror;
+
 pub mod server;
+pub mod registry;
 pub mod admin;
 
+pub mod app;
 pub mod cli;

@@ -114,6 +114,9 @@ struct Inner {
 /// Bytes of documents held in memory.
 const DOCUMENTS: u64 = 16 << 20;
 
+/// What is larger is a blob, and is never read into memory as a whole (I7).
+const LARGEST_DOCUMENT: u64 = 32 << 20;
+
 /// How often use times go to the index.
 const FLUSH: Duration = Duration::from_secs(10);
 
@@ -191,13 +194,13 @@ impl Store {
         }
     }
 
-    /// The bytes of a small document. Marks it as used.
+    /// The bytes of a document; `None` also for what is too large to be one. Marks it as used.
     pub async fn document(&self, digest: &Digest) -> Option<Bytes> {
         if let Some(bytes) = self.0.documents.get(digest).await {
             self.mark_used(digest);
             return Some(bytes);
         }
-        let blob = self.open_blob(digest).await?;
+        let blob = self.open_blob(digest).await.filter(|blob| blob.size() <= LARGEST_DOCUMENT)?;
         let (digest, size) = (*digest, blob.size());
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         while (bytes.len() as u64) < size {

@@ -143,6 +143,18 @@ impl Partial {
         self.committed.clone()
     }
 
+    /// Takes room for all `total` bytes, now that the length is known, so that a blob that cannot fit is told
+    /// before it is half written.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`].
+    pub async fn expect(&mut self, total: u64) -> Result<(), Error> {
+        match self.room.as_mut() {
+            Some(room) if total > room.bytes() => self.inner.grow(room, total - room.bytes()).await,
+            _ => Ok(()),
+        }
+    }
+
     /// Takes the next bytes; waits while the disk is behind.
     ///
     /// # Errors
@@ -196,11 +208,6 @@ impl Partial {
         self.inner.admit(digest, length, room).await
     }
 
-    /// The bytes are of no use: a later try starts from nothing.
-    pub fn discard(mut self) {
-        self.fate = Fate::Discard;
-    }
-
     /// Why the writer stopped taking bytes.
     async fn failure(&mut self) -> Error {
         self.chunks = None;
@@ -214,14 +221,14 @@ impl Drop for Partial {
     fn drop(&mut self) {
         match self.fate {
             Fate::Promoted => {}
-            Fate::Keep => {
+            Fate::Keep if self.accepted > 0 => {
                 if let Some(mut room) = self.room.take() {
                     room.shrink_to(self.accepted);
                     self.inner.leftovers.keep(self.digest, room);
                 }
             }
             // Whoever follows the file still has it open; only the name goes.
-            Fate::Discard => {
+            Fate::Keep | Fate::Discard => {
                 let _ = fs::remove_file(self.inner.tree.partial(&self.digest));
             }
         }

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, Stream};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::oci::Digest;
+use crate::oci::{ByteRange, Digest};
 
 /// A finished blob that is being read. It is not evicted as long as this lives.
 #[derive(Debug, Clone)]
@@ -45,6 +46,18 @@ impl Blob {
     /// The open file.
     pub fn file(&self) -> &Arc<File> {
         &self.file
+    }
+
+    /// The bytes of `range`. The stream errs where the disk does, or where the file is shorter than it was.
+    pub fn read(self, range: ByteRange) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        stream::try_unfold((self, range.start), move |(blob, at)| async move {
+            if at >= range.end {
+                return Ok(None);
+            }
+            let bytes = read_at(&blob.file, at, range.end - at).await?;
+            let after = at + bytes.len() as u64;
+            Ok(Some((bytes, (blob, after))))
+        })
     }
 }
 

@@ -1,0 +1,167 @@
+//! Builds the house from the config, runs it, closes it.
+//!
+//! [`House::build`] is a list of steps without branches, and binds its sockets before anything runs.
+//! [`House::run`] is the life of the process:
+//!
+//! ```text
+//! Starting ── sockets bound ──▶ Ready ── signal ──▶ Draining ── all ended, or drain_timeout ──▶ Stopped
+//! ```
+//!
+//! While draining, readiness says no, nothing new is accepted, and running transfers finish. What is still
+//! being fetched at the end stays as a partial file, and the next start goes on with it. A second signal ends
+//! the draining at once.
+
+mod banner;
+mod signals;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+
+pub use banner::banner;
+
+use self::signals::Signals;
+use crate::admin::{self, Admin, AdminHandle};
+use crate::config::Config;
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::mirror::Mirror;
+use crate::registry::Registry;
+use crate::server::{self, Limits, ServerMetrics, Tls};
+use crate::store::Store;
+use crate::telemetry::{self, Metrics};
+
+/// A mirror that is ready to run.
+pub struct House {
+    config: Config,
+    life: Lifecycle,
+    // The admin's door outlives everything else, so that it can tell how the stop is going.
+    admin: AdminHandle,
+    admin_addr: SocketAddr,
+    store: Store,
+    registry: Registry,
+    listeners: Vec<TcpListener>,
+    tls: Option<Tls>,
+    server_metrics: ServerMetrics,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything ended by itself.
+    Drained,
+    /// So many tasks were still running when `drain_timeout` was over, or at a second signal.
+    CutShort(usize),
+}
+
+/// How often the files of a TLS listener are looked at.
+const TLS_POLL: Duration = Duration::from_secs(5);
+
+/// Runs a mirror in this process until it is told to stop.
+///
+/// # Errors
+/// When the house cannot be built: a port in use, a cache directory that cannot be written, a bad CA file.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    telemetry::init_logging(&config.log).context("log.level")?;
+    // Two TLS libraries in one process would each bring a provider; this is the one that is meant.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
+    let ended = runtime.block_on(async {
+        // One stream of signals each: both hear the first, the second waits for one more.
+        let listen = || Signals::listen().context("listening to signals");
+        let (mut first, mut second) = (listen()?, listen()?);
+        let house = House::build(config).await?;
+        banner(&house.config, &house.addresses(), house.admin_addr);
+        let cut = async {
+            second.next().await;
+            second.next().await;
+        };
+        Ok::<_, anyhow::Error>(house.run(first.next(), cut).await)
+    });
+    // What still blocks a thread (a read from a dead disk) must not hold the process.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    ended.map(|_| ())
+}
+
+impl House {
+    /// Opens the store, builds every room and binds the sockets. Nothing is contacted: the house stands with
+    /// no network at all (I9).
+    ///
+    /// # Errors
+    /// What is in the way, and what to do about it.
+    pub async fn build(config: Config) -> anyhow::Result<House> {
+        let life = Lifecycle::default();
+        let metrics = Metrics::default();
+        let tls = config.server.tls.as_ref().map(Tls::open).transpose()?;
+        let listeners = bind_all(&config.server.listen).await?;
+        let admin_listener = server::bind(config.server.admin_listen).await?;
+        let admin_addr = admin_listener.local_addr().context("reading the admin address")?;
+        let store = Store::open(&config.cache, &life, &metrics)?;
+        let mirror = Mirror::new(&config, &store, &life, &metrics)?;
+        let registry = Registry::new(&config, mirror, &metrics);
+        let server_metrics = ServerMetrics::new(&metrics);
+        let admin = Admin::new(metrics, life.clone());
+        let admin = admin::spawn(admin_listener.into_std()?, admin).context("starting the admin's door")?;
+        Ok(House { config, life, admin, admin_addr, store, registry, listeners, tls, server_metrics })
+    }
+
+    /// Where clients connect.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// Where the operator connects.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Serves until `stop` resolves, then drains until everything has ended, `server.drain_timeout` is over,
+    /// or `cut` resolves.
+    pub async fn run(self, stop: impl Future<Output = ()>, cut: impl Future<Output = ()>) -> Ended {
+        let House { config, life, admin, store, registry, listeners, tls, server_metrics, .. } = self;
+        if let Some(tls) = &tls {
+            tls.watch(&life, TLS_POLL);
+        }
+        let limits = Limits::new(config.server.max_connections);
+        for listener in listeners {
+            let registry = registry.clone();
+            let handler = move |request| registry.clone().handle(request);
+            let (tls, limits, metrics) = (tls.clone(), limits.clone(), server_metrics.clone());
+            life.spawn("serve clients", server::serve(listener, tls, limits, life.clone(), metrics, handler));
+        }
+        life.enter(Phase::Ready);
+        stop.await;
+        let ended = drain(&life, config.server.drain_timeout, cut).await;
+        store.close().await;
+        life.enter(Phase::Stopped);
+        admin.stop().await;
+        ended
+    }
+}
+
+async fn bind_all(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        listeners.push(server::bind(*address).await?);
+    }
+    Ok(listeners)
+}
+
+async fn drain(life: &Lifecycle, patience: Duration, cut: impl Future<Output = ()>) -> Ended {
+    tracing::info!(patience = ?patience, running = life.running(), "stopping: running transfers may finish");
+    life.stop();
+    let ended = tokio::select! {
+        () = life.wait() => Ended::Drained,
+        () = tokio::time::sleep(patience) => Ended::CutShort(life.running()),
+        () = cut => Ended::CutShort(life.running()),
+    };
+    match ended {
+        Ended::Drained => tracing::info!("stopped"),
+        Ended::CutShort(running) => {
+            tracing::warn!(running, "stopped before everything had ended; partial downloads go on at the next start");
+        }
+    }
+    ended
+}

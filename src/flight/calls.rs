@@ -1,0 +1,135 @@
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::Role;
+use crate::lifecycle::Lifecycle;
+
+/// One piece of work per key, however many ask: a tag check, a manifest, a proof.
+///
+/// The work is a task of its own, so that a client that goes away takes nothing with it (I3), and its outcome
+/// goes to all who asked while it ran. Nothing is remembered beyond that. Work begins by looking whether its
+/// outcome is there already: the asker may have looked just before an earlier run put it there.
+#[derive(Debug)]
+pub struct Calls<K, T> {
+    under_way: Arc<Mutex<HashMap<K, Pending<T>>>>,
+    name: &'static str,
+    life: Lifecycle,
+}
+
+type Pending<T> = watch::Receiver<Option<T>>;
+
+/// Takes the entry out when the work ends, also by a panic.
+struct Entry<K: Eq + Hash, T> {
+    under_way: Arc<Mutex<HashMap<K, Pending<T>>>>,
+    key: K,
+}
+
+impl<K, T> Calls<K, T>
+where
+    K: Eq + Hash + Clone + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    /// No work yet; its tasks will be called `name`.
+    pub fn new(name: &'static str, life: &Lifecycle) -> Self {
+        Calls { under_way: Arc::default(), name, life: life.clone() }
+    }
+
+    /// Joins the work for `key`, or begins `work`. `None` when the work panicked.
+    pub async fn call<F>(&self, key: K, work: impl FnOnce() -> F) -> Option<(T, Role)>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (mut outcome, role) = self.join(key, work);
+        let outcome = outcome.wait_for(Option::is_some).await.ok()?.clone();
+        outcome.map(|outcome| (outcome, role))
+    }
+
+    /// Begins `work` for `key` unless it is under way, and waits for nothing.
+    pub fn begin<F>(&self, key: K, work: impl FnOnce() -> F)
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        drop(self.join(key, work));
+    }
+
+    fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> (Pending<T>, Role)
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut table = lock(&self.under_way);
+        if let Some(pending) = table.get(&key) {
+            return (pending.clone(), Role::Follow);
+        }
+        let (done, pending) = watch::channel(None);
+        table.insert(key.clone(), pending.clone());
+        drop(table);
+        let entry = Entry { under_way: Arc::clone(&self.under_way), key };
+        let work = work();
+        self.life.spawn(self.name, async move {
+            let outcome = work.await;
+            drop(entry);
+            done.send_replace(Some(outcome));
+        });
+        (pending, Role::Lead)
+    }
+}
+
+impl<K: Eq + Hash, T> Drop for Entry<K, T> {
+    fn drop(&mut self) {
+        lock(&self.under_way).remove(&self.key);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A table of receivers is never half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_ask_and_one_works() {
+        let calls = Calls::new("test", &Lifecycle::default());
+        let (worked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let ask = || {
+            let (worked, gate) = (Arc::clone(&worked), Arc::clone(&gate));
+            calls.call("key", move || async move {
+                gate.notified().await;
+                worked.fetch_add(1, Ordering::SeqCst)
+            })
+        };
+        // The first to ask goes away at once; the work goes on.
+        calls.begin("key", || {
+            let (worked, gate) = (Arc::clone(&worked), Arc::clone(&gate));
+            async move {
+                gate.notified().await;
+                worked.fetch_add(1, Ordering::SeqCst)
+            }
+        });
+        let waiters: Vec<_> = (0..20).map(|_| ask()).collect();
+        gate.notify_one();
+        for outcome in futures_util::future::join_all(waiters).await {
+            assert_eq!(outcome, Some((0, Role::Follow)));
+        }
+        assert_eq!(worked.load(Ordering::SeqCst), 1);
+        gate.notify_one();
+        assert_eq!(ask().await, Some((1, Role::Lead)), "nothing is remembered");
+    }
+
+    #[tokio::test]
+    async fn a_panic_frees_the_key() {
+        let calls: Calls<u8, u8> = Calls::new("test", &Lifecycle::default());
+        assert_eq!(calls.call(1, || async { panic!("as it may happen") }).await, None);
+        assert_eq!(calls.call(1, || async { 7 }).await, Some((7, Role::Lead)));
+    }
+}

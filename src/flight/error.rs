@@ -1,0 +1,24 @@
+use crate::{scheduler, store, upstream};
+
+/// Why a fetch failed. Cheap to clone: it reaches all who wait (I3).
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The upstream's doing.
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    /// No leave to send the request.
+    #[error(transparent)]
+    Refused(#[from] scheduler::Refused),
+    /// It could not be kept. The pull can go on uncached.
+    #[error("could not keep it in the cache: {0}")]
+    Store(#[from] store::Error),
+    /// The bytes are not what they should be.
+    #[error("{registry} sent bytes that do not match the digest")]
+    Mismatch {
+        /// Who sent them.
+        registry: String,
+    },
+    /// The task that did it ended without a word.
+    #[error("the fetch was given up inside the mirror")]
+    Abandoned,
+}

@@ -1,0 +1,120 @@
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use tokio::sync::watch;
+
+use super::metrics::Counted;
+use super::{Error, State};
+use crate::oci::ByteRange;
+use crate::store::read_at;
+
+/// So many bytes at the end of a whole body stay back until the digest is proven: nobody completes a corrupt
+/// download (I1). A blob no longer than this is proven before its first byte goes out, so that its client can
+/// still be given a clean error.
+pub const HOLD_BACK: u64 = 64 << 10;
+
+/// Someone who reads a blob while it is being fetched. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Follower {
+    state: watch::Receiver<State>,
+    _counted: Counted,
+}
+
+/// How far a follower may read, or that it must wait.
+enum Reach {
+    /// Up to here.
+    To(Arc<File>, u64),
+    /// Until more is written, or the state changes when nobody writes any more.
+    Wait(watch::Receiver<u64>),
+}
+
+impl Follower {
+    pub(super) fn new(state: watch::Receiver<State>, counted: Counted) -> Follower {
+        Follower { state, _counted: counted }
+    }
+
+    /// Waits until the length is known: as a rule, for the upstream's headers. An upstream that does not tell
+    /// is waited for to the end. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why the fetch failed.
+    pub async fn total(&mut self) -> Result<u64, Error> {
+        self.until(|state| match state {
+            State::Growing { total, .. } => *total,
+            State::Proven { total, .. } => Some(*total),
+            State::Boarding | State::Failed(_) => None,
+        })
+        .await
+    }
+
+    /// Waits until the digest is proven, and gives the length. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why the fetch failed.
+    pub async fn proven(&mut self) -> Result<u64, Error> {
+        self.until(|state| match state {
+            State::Proven { total, .. } => Some(*total),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The bytes of `range` as they come in, of a blob that is `total` bytes long. Where the range is the
+    /// whole blob its end is held back until the proof.
+    pub fn read(
+        self,
+        range: ByteRange,
+        total: u64,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        let free = if range == ByteRange::whole(total) { total.saturating_sub(HOLD_BACK) } else { total };
+        stream::try_unfold((self, range.start), move |(mut follower, at)| async move {
+            if at >= range.end {
+                return Ok(None);
+            }
+            let bytes = follower.next(at, range.end, free).await?;
+            let after = at + bytes.len() as u64;
+            Ok(Some((bytes, (follower, after))))
+        })
+    }
+
+    /// At least one byte from `at` on. Without proof only bytes before `free` are given out.
+    async fn next(&mut self, at: u64, end: u64, free: u64) -> io::Result<Bytes> {
+        loop {
+            match self.reach(at, free)? {
+                Reach::To(file, reach) => return read_at(&file, at, reach.min(end) - at).await,
+                Reach::Wait(mut committed) => {
+                    let more = committed.wait_for(|written| at < (*written).min(free));
+                    if more.await.is_err() {
+                        // The writer is done: what remains is the verdict.
+                        self.proven().await.map_err(io::Error::other)?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn reach(&self, at: u64, free: u64) -> io::Result<Reach> {
+        match &*self.state.borrow() {
+            State::Proven { file, total } => Ok(Reach::To(Arc::clone(file), *total)),
+            State::Failed(error) => Err(io::Error::other(error.clone())),
+            State::Growing { file, committed, .. } => {
+                let written = (*committed.borrow()).min(free);
+                let ready = at < written;
+                Ok(if ready { Reach::To(Arc::clone(file), written) } else { Reach::Wait(committed.clone()) })
+            }
+            State::Boarding => Err(io::Error::other("read before the length was known")),
+        }
+    }
+
+    async fn until<T>(&mut self, pick: impl Fn(&State) -> Option<T>) -> Result<T, Error> {
+        let ready = self.state.wait_for(|state| matches!(state, State::Failed(_)) || pick(state).is_some());
+        let state = ready.await.map_err(|_| Error::Abandoned)?;
+        match &*state {
+            State::Failed(error) => Err(error.clone()),
+            state => pick(state).ok_or(Error::Abandoned),
+        }
+    }
+}

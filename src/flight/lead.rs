@@ -1,0 +1,73 @@
+use super::{Error, Order, Seat, State};
+use crate::store::{Link, Partial};
+use crate::upstream::Transfer;
+
+impl Seat {
+    /// The whole life of a flight. What it fetched stays in the store; why it failed goes to its followers.
+    pub(super) async fn lead(self, order: Order) {
+        if let Err(error) = self.fetch(&order).await {
+            tracing::debug!(digest = %order.digest, repository = %order.repository, %error, "a fetch failed");
+            self.state.send_replace(State::Failed(error));
+        }
+    }
+
+    async fn fetch(&self, order: &Order) -> Result<(), Error> {
+        // Whoever began this flight looked before an earlier one had left its blob.
+        if let Some(blob) = self.inner.store.open_blob(&order.digest).await {
+            let (file, total) = (std::sync::Arc::clone(blob.file()), blob.size());
+            self.state.send_replace(State::Proven { file, total });
+            return Ok(());
+        }
+        let lease = self.inner.scheduler.lease(order.upstream).await?;
+        let mut partial = self.inner.store.partial(order.digest, order.size).await?;
+        let (name, from) = (&order.repository.name, partial.kept());
+        let mut transfer = order.client.blob(lease, name, &order.digest, from, order.size).await?;
+        if let Some(total) = transfer.total() {
+            partial.expect(total).await?;
+        }
+        self.state.send_replace(State::Growing {
+            file: std::sync::Arc::clone(partial.file()),
+            total: transfer.total(),
+            committed: partial.committed(),
+        });
+        let total = self.receive(order, &mut transfer, &mut partial).await?;
+        // The connection serves others while the disk syncs.
+        drop(transfer);
+        self.state.send_replace(State::Proven { file: std::sync::Arc::clone(partial.file()), total });
+        self.keep(order, partial, total).await;
+        Ok(())
+    }
+
+    /// Takes in all bytes, until they are proven. On an error of the upstream what came stays as a partial.
+    async fn receive(
+        &self,
+        order: &Order,
+        transfer: &mut Transfer,
+        partial: &mut Partial,
+    ) -> Result<u64, Error> {
+        while let Some(bytes) = transfer.next().await? {
+            partial.write(bytes).await?;
+        }
+        partial.prove().await.map_err(|error| match error {
+            crate::store::Error::Mismatch => {
+                let registry = order.repository.registry.to_string();
+                self.inner.metrics.verify_failed(&registry);
+                tracing::warn!(digest = %order.digest, repository = %order.repository, "the upstream sent wrong bytes");
+                Error::Mismatch { registry }
+            }
+            other => Error::Store(other),
+        })
+    }
+
+    /// A proven blob that cannot be kept has still been served.
+    async fn keep(&self, order: &Order, partial: Partial, total: u64) {
+        let link = Link { size: total, is_manifest: false, is_proven: true, media_type: String::new() };
+        let kept = match partial.promote(total).await {
+            Ok(()) => self.inner.store.add_links(&order.repository, vec![(order.digest, link)]).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(digest = %order.digest, %error, "a fetched blob could not be kept");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The story of a blob: proof, store, flight, and what happens when there is no room.
+
+use std::sync::Arc;
+
+use super::passage::Passage;
+use super::{BlobAnswer, Content, Error, Inner, Mirror, Served};
+use crate::flight::{self, Follower, HOLD_BACK, Order, Role};
+use crate::oci::{Digest, Repository};
+use crate::routing::Target;
+
+/// What came of joining a flight.
+enum Boarded {
+    /// The blob is coming.
+    Coming(BlobAnswer),
+    /// There is no room to keep it.
+    NoRoom,
+    /// It was being fetched through another repository, and that failed.
+    Elsewhere,
+}
+
+/// How often a flight through another repository may fail before this request gives up.
+const MOST_TRIES: usize = 3;
+
+impl Mirror {
+    /// A blob for GET. Returns as soon as its length is known; a small one once it is proven.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing was promised to the client by then.
+    pub async fn blob(&self, target: &Target, digest: &Digest) -> Result<BlobAnswer, Error> {
+        if let Some(answer) = self.0.cached_blob(target, digest).await? {
+            return Ok(answer);
+        }
+        self.0.may_ask(target, &digest.to_string()).await?;
+        for _ in 0..MOST_TRIES {
+            self.0.may_board(target, digest).await?;
+            match self.0.board(target, digest).await? {
+                Boarded::Coming(answer) => return Ok(answer),
+                Boarded::NoRoom => return self.0.pass_through(target, digest).await,
+                Boarded::Elsewhere => {}
+            }
+        }
+        Err(super::given_up())
+    }
+
+    /// A blob for HEAD: what is cached or known, else by a HEAD upstream.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn head_blob(&self, target: &Target, digest: &Digest) -> Result<BlobAnswer, Error> {
+        let proof = self.0.proof(target, digest);
+        if let (Some(_), Some(size)) = (&proof, self.0.store.size(digest).await) {
+            return Ok(BlobAnswer { size, content: None, served: Served::Hit });
+        }
+        let link = self.0.prove(target, digest, false).await?;
+        Ok(BlobAnswer { size: link.size, content: None, served: Served::Miss })
+    }
+}
+
+impl Inner {
+    /// From the store, if the repository may see it: a proof is enough (I4), else one HEAD brings it (I5).
+    async fn cached_blob(
+        self: &Arc<Self>,
+        target: &Target,
+        digest: &Digest,
+    ) -> Result<Option<BlobAnswer>, Error> {
+        let served = match self.proof(target, digest) {
+            Some(_) => Served::Hit,
+            None if self.store.size(digest).await.is_some() => {
+                self.prove(target, digest, false).await?;
+                Served::Revalidated
+            }
+            None => return Ok(None),
+        };
+        let blob = self.store.open_blob(digest).await;
+        Ok(blob.map(|blob| BlobAnswer { size: blob.size(), content: Some(Content::Cached(blob)), served }))
+    }
+
+    /// A flight through another repository may only be joined with a proof (I5).
+    async fn may_board(self: &Arc<Self>, target: &Target, digest: &Digest) -> Result<(), Error> {
+        let source = self.flights.source(digest);
+        if source.is_some_and(|source| source != target.repository) && self.proof(target, digest).is_none() {
+            self.prove(target, digest, false).await?;
+        }
+        Ok(())
+    }
+
+    async fn board(&self, target: &Target, digest: &Digest) -> Result<Boarded, Error> {
+        let (mut follower, source, role) = self.flights.join(self.order(target, digest));
+        if source != target.repository && self.proof(target, digest).is_none() {
+            // The flight began after `may_board` looked.
+            return Ok(Boarded::Elsewhere);
+        }
+        match coming(&mut follower).await {
+            Ok(size) => {
+                let served = if role == Role::Lead { Served::Miss } else { Served::Joined };
+                Ok(Boarded::Coming(BlobAnswer { size, content: Some(Content::Growing(follower)), served }))
+            }
+            Err(flight::Error::Store(error)) => {
+                tracing::warn!(%digest, %error, "a blob cannot be kept; it passes through uncached");
+                Ok(Boarded::NoRoom)
+            }
+            Err(error) => self.failed(target, digest, &source, error).await,
+        }
+    }
+
+    async fn failed(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        source: &Repository,
+        error: flight::Error,
+    ) -> Result<Boarded, Error> {
+        if *source != target.repository {
+            return Ok(Boarded::Elsewhere);
+        }
+        self.note_absence(target, &digest.to_string(), Err(error.into())).await
+    }
+
+    /// Straight from the upstream to this one client.
+    async fn pass_through(&self, target: &Target, digest: &Digest) -> Result<BlobAnswer, Error> {
+        let order = self.order(target, digest);
+        let lease = self.scheduler.lease(target.upstream).await?;
+        let transfer = order.client.blob(lease, &target.repository.name, digest, 0, order.size).await?;
+        let size = transfer.total().ok_or_else(|| {
+            Error::Internal("it cannot be kept, and the upstream does not tell its length".to_owned())
+        })?;
+        let passage = Box::new(Passage::new(transfer, *digest));
+        Ok(BlobAnswer { size, content: Some(Content::Passing(passage)), served: Served::Miss })
+    }
+
+    pub(super) fn order(&self, target: &Target, digest: &Digest) -> Order {
+        let mentioned = self.store.link(&target.repository, digest);
+        Order {
+            upstream: target.upstream,
+            client: Arc::clone(&self.upstream(target).client),
+            repository: target.repository.clone(),
+            digest: *digest,
+            size: mentioned.map(|link| link.size).filter(|size| *size > 0),
+        }
+    }
+}
+
+/// The length, once it is known; for a small blob, once it is proven, so that a wrong one is a clean error.
+async fn coming(follower: &mut Follower) -> Result<u64, flight::Error> {
+    let size = follower.total().await?;
+    if size <= HOLD_BACK { follower.proven().await } else { Ok(size) }
+}

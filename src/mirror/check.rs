@@ -1,0 +1,196 @@
+//! The life of a name: remembered, served, checked, moved, gone.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+
+use super::manifest::{Document, type_of};
+use super::{Error, Inner, Served};
+use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
+use crate::lifecycle::now;
+use crate::oci::{Algorithm, Digest, Reference, Tag};
+use crate::routing::Target;
+use crate::store::{Name, Stamp};
+
+/// What a name means, and how that was found out.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    pub(super) stamp: Stamp,
+    pub(super) served: Served,
+    /// Since the upstream last confirmed it.
+    pub(super) age: Duration,
+}
+
+/// What came of asking the upstream.
+#[derive(Debug, Clone)]
+pub(super) enum Checked {
+    /// It means this now.
+    Confirmed(Stamp),
+    /// It could not be found out, or there is no such thing.
+    Failed(Error),
+}
+
+impl Inner {
+    /// What `name` means, from memory or by asking, as the upstream's freshness has it.
+    pub(super) async fn resolve(self: &Arc<Self>, target: &Target, name: &Name) -> Result<Named, Error> {
+        let remembered = self.store.name(&target.repository, name);
+        let age = remembered.as_ref().map(|stamp| age_of(stamp, now()));
+        let tag = match name {
+            Name::Tag(tag) => Some(tag.as_str()),
+            Name::Tags | Name::Referrers(_) => None,
+        };
+        let policy = &self.upstream(target).config.freshness;
+        let verdict = judge(policy, self.offline, Remembered { tag, age });
+        match (verdict, remembered) {
+            (Verdict::Serve, Some(stamp)) => Ok(hit(stamp)),
+            (Verdict::ServeAndCheck, Some(stamp)) => {
+                self.begin_check(target, name);
+                Ok(hit(stamp))
+            }
+            (Verdict::Absent, _) => Err(Error::Offline),
+            (_, remembered) => self.ask(target, name, remembered).await,
+        }
+    }
+
+    /// Asks, with all others who ask now; falls back to what is remembered when the upstream is in trouble.
+    async fn ask(
+        self: &Arc<Self>,
+        target: &Target,
+        name: &Name,
+        remembered: Option<Stamp>,
+    ) -> Result<Named, Error> {
+        let checked = match self.may_ask(target, &name.to_string()).await {
+            Ok(()) => self.check(target, name).await,
+            Err(error) => Checked::Failed(error),
+        };
+        match (checked, remembered) {
+            (Checked::Confirmed(stamp), Some(old)) if old.digest == stamp.digest => {
+                Ok(Named { stamp, served: Served::Revalidated, age: Duration::ZERO })
+            }
+            (Checked::Confirmed(stamp), _) => Ok(Named { stamp, served: Served::Miss, age: Duration::ZERO }),
+            (Checked::Failed(error), Some(old)) => self.fall_back(target, name, old, error),
+            (Checked::Failed(error), None) => Err(error),
+        }
+    }
+
+    fn fall_back(&self, target: &Target, name: &Name, old: Stamp, error: Error) -> Result<Named, Error> {
+        let policy = &self.upstream(target).config.freshness;
+        let age = age_of(&old, now());
+        if error.is_definite() || !may_serve_stale(policy, age) {
+            return Err(error);
+        }
+        tracing::warn!(repository = %target.repository, %name, age = age.as_secs(), %error, "served stale");
+        Ok(Named { stamp: old, served: Served::Stale, age })
+    }
+
+    async fn check(self: &Arc<Self>, target: &Target, name: &Name) -> Checked {
+        let (inner, own, wanted, asked) = (Arc::clone(self), target.clone(), name.clone(), now());
+        let key = (target.repository.clone(), name.clone());
+        let checked = self.checks.call(key, move || inner.check_now(own, wanted, asked)).await;
+        checked.map_or_else(|| Checked::Failed(super::given_up()), |(checked, _)| checked)
+    }
+
+    /// Asks behind the client's back.
+    fn begin_check(self: &Arc<Self>, target: &Target, name: &Name) {
+        let (inner, own, wanted, asked) = (Arc::clone(self), target.clone(), name.clone(), now());
+        let key = (target.repository.clone(), name.clone());
+        self.checks.begin(key, move || inner.check_now(own, wanted, asked));
+    }
+
+    /// Boxed, since a list of referrers may need a tag, and its check is this very function.
+    fn check_now(
+        self: Arc<Self>,
+        target: Target,
+        name: Name,
+        asked: SystemTime,
+    ) -> BoxFuture<'static, Checked> {
+        Box::pin(async move {
+            match self.store.name(&target.repository, &name) {
+                // A check that ended since the client asked answers its question.
+                Some(stamp) if stamp.confirmed > asked => Checked::Confirmed(stamp),
+                _ => self.check_and_remember(&target, &name).await,
+            }
+        })
+    }
+
+    async fn check_and_remember(self: &Arc<Self>, target: &Target, name: &Name) -> Checked {
+        let asked = match name {
+            Name::Tag(tag) => self.ask_for_tag(target, tag).await,
+            Name::Tags => self.ask_for_tags(target).await,
+            Name::Referrers(digest) => self.ask_for_referrers(target, digest).await,
+        };
+        let asked = self.note_absence(target, &name.to_string(), asked).await;
+        match asked {
+            Ok(stamp) => match self.store.set_name(&target.repository, name, stamp.clone()).await {
+                Ok(stamp) => Checked::Confirmed(stamp),
+                Err(error) => {
+                    tracing::warn!(repository = %target.repository, %name, %error, "a name could not be kept");
+                    Checked::Confirmed(stamp)
+                }
+            },
+            Err(error) => {
+                if error.is_definite() {
+                    let _ = self.store.remove_name(&target.repository, name).await;
+                }
+                Checked::Failed(error)
+            }
+        }
+    }
+
+    /// By HEAD, which costs no pull. Where the tag moved away from something that is cached, the new manifest
+    /// is fetched before the name follows: were it not to be had, the old one could still be served.
+    async fn ask_for_tag(self: &Arc<Self>, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
+        let client = &self.upstream(target).client;
+        let lease = self.scheduler.lease(target.upstream).await?;
+        let found =
+            client.head_manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
+        drop(lease);
+        let (Some(digest), Some(size), Some(media_type)) = (found.digest, found.size, found.media_type)
+        else {
+            return self.fetch_by_tag(target, tag).await;
+        };
+        let old = self.store.name(&target.repository, &Name::Tag(tag.clone()));
+        if old.is_some_and(|old| old.digest != digest) {
+            self.by_digest(target, &digest).await?;
+        } else {
+            let link = crate::store::Link {
+                size,
+                is_manifest: true,
+                is_proven: true,
+                media_type: type_of(Some(media_type.clone()), &[]),
+            };
+            self.remember_link(target, &digest, link).await;
+        }
+        Ok(stamp(digest, size, type_of(Some(media_type), &[])))
+    }
+
+    /// For upstreams whose HEAD does not tell the digest: a counted GET, and the digest is computed here.
+    async fn fetch_by_tag(&self, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
+        let client = &self.upstream(target).client;
+        let lease = self.scheduler.lease(target.upstream).await?;
+        let document = client.manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
+        let digest = Digest::of(Algorithm::Sha256, &document.bytes);
+        let media_type = type_of(document.media_type, &document.bytes);
+        let size = document.bytes.len() as u64;
+        let document = Document { bytes: document.bytes, media_type: media_type.clone() };
+        self.keep(target, &digest, &document).await;
+        Ok(stamp(digest, size, media_type))
+    }
+}
+
+/// Confirmed just now. An older "since" is kept by the store.
+pub(super) fn stamp(digest: Digest, size: u64, media_type: String) -> Stamp {
+    let now = now();
+    Stamp { digest, size, media_type, since: now, confirmed: now }
+}
+
+fn hit(stamp: Stamp) -> Named {
+    let age = age_of(&stamp, now());
+    Named { stamp, served: Served::Hit, age }
+}
+
+/// A clock that was set back makes nothing older.
+fn age_of(stamp: &Stamp, now: SystemTime) -> Duration {
+    now.duration_since(stamp.confirmed).unwrap_or_default()
+}

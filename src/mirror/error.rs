@@ -1,0 +1,60 @@
+use crate::{flight, scheduler, upstream};
+
+/// Why a pull cannot be answered. Cheap to clone: one check's error goes to all its waiters.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The upstream's answer or its absence.
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    /// The upstream said a moment ago that there is no such thing, and is not asked again yet.
+    #[error("{0} (remembered; asked again soon)")]
+    Negative(upstream::Error),
+    /// No leave to ask the upstream.
+    #[error(transparent)]
+    Refused(#[from] scheduler::Refused),
+    /// It is not cached and nobody may be asked.
+    #[error("it is not in the cache, and this mirror is offline")]
+    Offline,
+    /// The bytes that came are not what was asked for.
+    #[error("{registry} sent bytes that do not match the digest; nothing was kept")]
+    Mismatch {
+        /// Who sent them.
+        registry: String,
+    },
+    /// The client takes other types only.
+    #[error("it is of type {media_type}, which the request's Accept header does not allow")]
+    NotAccepted {
+        /// The type that there is.
+        media_type: String,
+    },
+    /// Something went wrong in here.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// The upstream said that there is no such thing, or hides it.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            Error::Negative(_)
+                | Error::Upstream(upstream::Error::NotFound { .. } | upstream::Error::Hidden { .. })
+        )
+    }
+
+    /// A definite "no such thing", which no cached copy may override.
+    pub(super) fn is_definite(&self) -> bool {
+        matches!(self, Error::Upstream(error) | Error::Negative(error) if error.is_definite())
+    }
+}
+
+impl From<flight::Error> for Error {
+    fn from(error: flight::Error) -> Self {
+        match error {
+            flight::Error::Upstream(error) => Error::Upstream(error),
+            flight::Error::Refused(refused) => Error::Refused(refused),
+            flight::Error::Mismatch { registry } => Error::Mismatch { registry },
+            flight::Error::Store(_) | flight::Error::Abandoned => Error::Internal(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The story of a manifest: by tag, by digest, HEAD.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::check::Named;
+use super::{Error, Inner, ManifestAnswer, Mirror, Served};
+use crate::flight::Role;
+use crate::oci::{Accept, Digest, Manifest, Reference, Repository, Tag, is_manifest};
+use crate::routing::Target;
+use crate::store::{Link, Name};
+
+/// What a manifest fetch brought, and through which repository it was made.
+#[derive(Debug, Clone)]
+pub(super) struct Fetched {
+    source: Repository,
+    outcome: Result<Document, Error>,
+}
+
+/// A manifest whose digest is proven.
+#[derive(Debug, Clone)]
+pub(super) struct Document {
+    pub(super) bytes: Bytes,
+    pub(super) media_type: String,
+}
+
+/// How often a fetch through another repository may fail before this request gives up.
+const MOST_TRIES: usize = 3;
+
+impl Mirror {
+    /// A manifest by tag or digest. With `head`, nothing is fetched that is not needed to know its digest,
+    /// type and size.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn manifest(
+        &self,
+        target: &Target,
+        reference: &Reference,
+        accept: &Accept,
+        head: bool,
+    ) -> Result<ManifestAnswer, Error> {
+        match reference {
+            Reference::Digest(digest) if head => self.0.head_by_digest(target, digest).await,
+            Reference::Digest(digest) => self.0.by_digest(target, digest).await,
+            Reference::Tag(tag) => self.0.by_tag(target, tag, accept, head).await,
+        }
+    }
+}
+
+impl Inner {
+    async fn by_tag(
+        self: &Arc<Self>,
+        target: &Target,
+        tag: &Tag,
+        accept: &Accept,
+        head: bool,
+    ) -> Result<ManifestAnswer, Error> {
+        let Named { stamp, served, age } = self.resolve(target, &Name::Tag(tag.clone())).await?;
+        if !accept.allows(&stamp.media_type) {
+            return Err(Error::NotAccepted { media_type: stamp.media_type });
+        }
+        if head {
+            let (digest, size) = (stamp.digest, stamp.size);
+            let age = Some(age);
+            return Ok(ManifestAnswer {
+                digest,
+                media_type: stamp.media_type,
+                size,
+                bytes: None,
+                served,
+                age,
+            });
+        }
+        let answer = self.by_digest(target, &stamp.digest).await?;
+        // What was fetched for this request is a miss, whatever the tag's check said.
+        let served = if answer.served == Served::Hit { served } else { answer.served };
+        Ok(ManifestAnswer { served, age: Some(age), ..answer })
+    }
+
+    async fn head_by_digest(
+        self: &Arc<Self>,
+        target: &Target,
+        digest: &Digest,
+    ) -> Result<ManifestAnswer, Error> {
+        let known = self.proof(target, digest).filter(|link| link.is_manifest);
+        let (link, served) = match known {
+            Some(link) => (link, Served::Hit),
+            None => (self.prove(target, digest, true).await?, Served::Miss),
+        };
+        if link.size == 0 || link.media_type.is_empty() {
+            // The upstream's HEAD left out what clients need to know: only the document tells.
+            return self
+                .by_digest(target, digest)
+                .await
+                .map(|answer| ManifestAnswer { bytes: None, ..answer });
+        }
+        let (digest, size) = (*digest, link.size);
+        Ok(ManifestAnswer { digest, media_type: link.media_type, size, bytes: None, served, age: None })
+    }
+
+    /// From the store with a proof (I4), by one HEAD without (I5), else by one counted GET for all who ask.
+    pub(super) async fn by_digest(
+        self: &Arc<Self>,
+        target: &Target,
+        digest: &Digest,
+    ) -> Result<ManifestAnswer, Error> {
+        for _ in 0..MOST_TRIES {
+            if let Some(answer) = self.cached_manifest(target, digest).await? {
+                return Ok(answer);
+            }
+            self.may_ask(target, &digest.to_string()).await?;
+            let (inner, own, wanted) = (Arc::clone(self), target.clone(), *digest);
+            let fetched = self.manifests.call(*digest, move || async move { inner.fetch(own, wanted).await });
+            let (Fetched { source, outcome }, role) = fetched.await.ok_or_else(super::given_up)?;
+            if source == target.repository {
+                let served = if role == Role::Lead { Served::Miss } else { Served::Joined };
+                let document = self.note_absence(target, &digest.to_string(), outcome).await?;
+                return Ok(answer(*digest, document, served));
+            }
+            // Fetched, or not, through another repository: that says nothing about this one.
+        }
+        Err(super::given_up())
+    }
+
+    async fn cached_manifest(
+        self: &Arc<Self>,
+        target: &Target,
+        digest: &Digest,
+    ) -> Result<Option<ManifestAnswer>, Error> {
+        let proof = self.proof(target, digest).filter(|link| link.is_manifest);
+        let Some(bytes) = self.store.document(digest).await else { return Ok(None) };
+        let (link, served) = match proof {
+            Some(link) => (link, Served::Hit),
+            None => (self.prove(target, digest, true).await?, Served::Revalidated),
+        };
+        let media_type = type_of(Some(link.media_type), &bytes);
+        Ok(Some(answer(*digest, Document { bytes, media_type }, served)))
+    }
+
+    async fn fetch(self: Arc<Self>, target: Target, digest: Digest) -> Fetched {
+        let outcome = self.fetch_document(&target, &digest).await;
+        if let Ok(document) = &outcome {
+            self.read_ahead(&target, &document.bytes);
+        }
+        Fetched { source: target.repository, outcome }
+    }
+
+    async fn fetch_document(&self, target: &Target, digest: &Digest) -> Result<Document, Error> {
+        if let (Some(link), Some(bytes)) = (self.proof(target, digest), self.store.document(digest).await) {
+            // Whoever began this looked before an earlier fetch had left its document.
+            return Ok(Document { media_type: type_of(Some(link.media_type), &bytes), bytes });
+        }
+        let lease = self.scheduler.lease(target.upstream).await?;
+        let client = &self.upstream(target).client;
+        let reference = Reference::Digest(*digest);
+        let document = client.manifest(&lease, &target.repository.name, &reference).await?;
+        drop(lease);
+        if Digest::of(digest.algorithm(), &document.bytes) != *digest {
+            let registry = target.repository.registry.to_string();
+            self.flights.verify_failed(&registry);
+            tracing::warn!(%digest, repository = %target.repository, "the upstream sent a wrong manifest");
+            return Err(Error::Mismatch { registry });
+        }
+        let media_type = type_of(document.media_type, &document.bytes);
+        let document = Document { bytes: document.bytes, media_type };
+        self.keep(target, digest, &document).await;
+        Ok(document)
+    }
+
+    /// Keeps a proven manifest, that this repository contains it, and what it mentions. When that fails the
+    /// client is served all the same.
+    pub(super) async fn keep(&self, target: &Target, digest: &Digest, document: &Document) {
+        let size = document.bytes.len() as u64;
+        let media_type = document.media_type.clone();
+        let mut links = vec![(*digest, Link { size, is_manifest: true, is_proven: true, media_type })];
+        let manifest = Manifest::parse(&document.bytes).unwrap_or_default();
+        links.extend(manifest.children().map(|(child, is_manifest)| {
+            let media_type = child.media_type.clone();
+            (child.digest, Link { size: child.size, is_manifest, is_proven: false, media_type })
+        }));
+        let kept = match self.store.put_document(*digest, document.bytes.clone()).await {
+            Ok(()) => self.store.add_links(&target.repository, links).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%digest, repository = %target.repository, %error, "a manifest could not be kept");
+        }
+    }
+
+    /// Clients fetch three layers at a time; the rest need not wait for that.
+    fn read_ahead(&self, target: &Target, bytes: &Bytes) {
+        if !self.upstream(target).config.read_ahead {
+            return;
+        }
+        let manifest = Manifest::parse(bytes).unwrap_or_default();
+        for child in manifest.blobs.iter().filter(|child| !is_manifest(&child.media_type)) {
+            drop(self.flights.join(self.order(target, &child.digest)));
+        }
+    }
+}
+
+fn answer(digest: Digest, document: Document, served: Served) -> ManifestAnswer {
+    let Document { bytes, media_type } = document;
+    ManifestAnswer { digest, media_type, size: bytes.len() as u64, bytes: Some(bytes), served, age: None }
+}
+
+/// The upstream's word without parameters; else what the document states of itself.
+pub(super) fn type_of(sent: Option<String>, bytes: &[u8]) -> String {
+    let sent = sent.as_deref().and_then(|sent| sent.split(';').next()).map(str::trim).unwrap_or_default();
+    if sent.is_empty() {
+        Manifest::parse(bytes).unwrap_or_default().stated_type().to_owned()
+    } else {
+        sent.to_owned()
+    }
+}

@@ -1,0 +1,217 @@
+//! Answers a pull: from the store, else through one flight.
+//!
+//! `blob.rs` and `manifest.rs` read as the story of a pull, `check.rs` as the life of a tag, `lists.rs` does
+//! the same for lists of tags and referrers. What they share is here: who may see what ([`Mirror::prove`]),
+//! and what was absent a moment ago.
+//!
+//! **Who may see what (I5).** A digest is served through a repository only when the upstream itself showed
+//! that the repository contains it: it was fetched through it, or a HEAD said so. That proof is a link in
+//! the store. A manifest that merely mentions a digest proves nothing, since anybody can write one.
+
+mod blob;
+mod check;
+mod error;
+mod lists;
+mod manifest;
+mod passage;
+mod served;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::future::Cache;
+
+pub use error::Error;
+pub use passage::Passage;
+pub use served::{BlobAnswer, Content, ListAnswer, ManifestAnswer, Served};
+
+use self::check::Checked;
+use self::manifest::Fetched;
+use crate::config::{self, Config, UpstreamId};
+use crate::flight::{Calls, Flights};
+use crate::lifecycle::Lifecycle;
+use crate::oci::{Digest, Reference, Repository};
+use crate::routing::Target;
+use crate::scheduler::Scheduler;
+use crate::store::{Link, Name, Store};
+use crate::telemetry::Metrics;
+use crate::upstream::{self, Client, UpstreamMetrics};
+
+/// The mirror. Cheap to clone.
+#[derive(Clone)]
+pub struct Mirror(Arc<Inner>);
+
+struct Inner {
+    offline: bool,
+    upstreams: Vec<Upstream>,
+    store: Store,
+    scheduler: Arc<Scheduler>,
+    flights: Flights,
+    manifests: Calls<Digest, Fetched>,
+    checks: Calls<(Repository, Name), Checked>,
+    proofs: Calls<(Repository, Digest), Result<Link, Error>>,
+    absent: Cache<(Repository, String), Absent>,
+}
+
+struct Upstream {
+    config: config::Upstream,
+    client: Arc<Client>,
+}
+
+/// Something that the upstream said is not there, and for how long that is believed.
+#[derive(Debug, Clone)]
+struct Absent {
+    error: upstream::Error,
+    ttl: Duration,
+}
+
+/// Lets each entry live for its upstream's `negative_ttl`.
+struct NegativeTtl;
+
+/// Absences that are remembered at once; clients that ask for nonsense cannot make it more (I7).
+const MOST_ABSENT: u64 = 10_000;
+
+impl Mirror {
+    /// A mirror of the upstreams of `config`, keeping what it fetches in `store`.
+    ///
+    /// # Errors
+    /// When an upstream's configuration cannot be used: its CA file is unreadable, say.
+    pub fn new(
+        config: &Config,
+        store: &Store,
+        life: &Lifecycle,
+        metrics: &Metrics,
+    ) -> Result<Mirror, upstream::BadSetup> {
+        let scheduler = Arc::new(Scheduler::new(config, metrics));
+        let counts = UpstreamMetrics::new(metrics, config);
+        let upstreams = config.upstreams.iter().enumerate().map(|(index, upstream)| {
+            let client = Client::new(UpstreamId::new(index), upstream, counts.clone(), life)?;
+            Ok(Upstream { config: upstream.clone(), client: Arc::new(client) })
+        });
+        let upstreams = upstreams.collect::<Result<_, _>>()?;
+        let absent = Cache::builder().max_capacity(MOST_ABSENT).expire_after(NegativeTtl);
+        Ok(Mirror(Arc::new(Inner {
+            offline: config.offline,
+            upstreams,
+            store: store.clone(),
+            flights: Flights::new(config, store, &scheduler, life, metrics),
+            scheduler,
+            manifests: Calls::new("fetch a manifest", life),
+            checks: Calls::new("check a name", life),
+            proofs: Calls::new("prove a link", life),
+            absent: absent.build(),
+        })))
+    }
+
+    /// Every repository of which something is remembered.
+    pub fn repositories(&self) -> Vec<Repository> {
+        self.0.store.repositories()
+    }
+}
+
+impl Inner {
+    fn upstream(&self, target: &Target) -> &Upstream {
+        &self.upstreams[target.upstream.index()]
+    }
+
+    /// The proof that the target's repository contains `digest`, where there is one.
+    fn proof(&self, target: &Target, digest: &Digest) -> Option<Link> {
+        self.store.link(&target.repository, digest).filter(|link| link.is_proven)
+    }
+
+    /// Asks the upstream by a free HEAD whether the repository contains `digest`; one HEAD for all who ask.
+    async fn prove(
+        self: &Arc<Self>,
+        target: &Target,
+        digest: &Digest,
+        is_manifest: bool,
+    ) -> Result<Link, Error> {
+        self.may_ask(target, &digest.to_string()).await?;
+        let (inner, target, digest) = (Arc::clone(self), target.clone(), *digest);
+        let key = (target.repository.clone(), digest);
+        let work = move || async move {
+            if let Some(link) = inner.proof(&target, &digest) {
+                return Ok(link);
+            }
+            let outcome = inner.ask_for_proof(&target, &digest, is_manifest).await;
+            inner.note_absence(&target, &digest.to_string(), outcome).await
+        };
+        let outcome = self.proofs.call(key, work).await;
+        outcome.map_or_else(|| Err(given_up()), |(outcome, _)| outcome)
+    }
+
+    async fn ask_for_proof(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        is_manifest: bool,
+    ) -> Result<Link, Error> {
+        let client = &self.upstream(target).client;
+        let lease = self.scheduler.lease(target.upstream).await?;
+        let name = &target.repository.name;
+        let found = if is_manifest {
+            client.head_manifest(&lease, name, &Reference::Digest(*digest)).await?
+        } else {
+            client.head_blob(&lease, name, digest).await?
+        };
+        let mentioned = self.store.link(&target.repository, digest);
+        let known = mentioned.as_ref();
+        let media_type = found.media_type.filter(|_| is_manifest);
+        let link = Link {
+            size: found.size.or(known.map(|link| link.size)).unwrap_or(0),
+            is_manifest,
+            is_proven: true,
+            media_type: media_type.or(known.map(|link| link.media_type.clone())).unwrap_or_default(),
+        };
+        self.remember_link(target, digest, link.clone()).await;
+        Ok(link)
+    }
+
+    /// A link that cannot be written costs another HEAD later, and the client nothing.
+    async fn remember_link(&self, target: &Target, digest: &Digest, link: Link) {
+        let outcome = self.store.add_links(&target.repository, vec![(*digest, link)]).await;
+        if let Err(error) = outcome {
+            tracing::warn!(%digest, repository = %target.repository, %error, "a proof could not be kept");
+        }
+    }
+
+    /// Whether the upstream may be asked for `reference`: not offline, and it did not just say no.
+    async fn may_ask(&self, target: &Target, reference: &str) -> Result<(), Error> {
+        if self.offline {
+            return Err(Error::Offline);
+        }
+        match self.absent.get(&(target.repository.clone(), reference.to_owned())).await {
+            Some(absent) => Err(Error::Negative(absent.error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Passes `outcome` on, remembering an absence for `negative_ttl`.
+    async fn note_absence<T>(
+        &self,
+        target: &Target,
+        reference: &str,
+        outcome: Result<T, Error>,
+    ) -> Result<T, Error> {
+        let ttl = self.upstream(target).config.freshness.negative_ttl;
+        if let Err(Error::Upstream(error)) = &outcome
+            && outcome.as_ref().is_err_and(Error::is_absence)
+            && !ttl.is_zero()
+        {
+            let key = (target.repository.clone(), reference.to_owned());
+            self.absent.insert(key, Absent { error: error.clone(), ttl }).await;
+        }
+        outcome
+    }
+}
+
+impl<K> moka::Expiry<K, Absent> for NegativeTtl {
+    fn expire_after_create(&self, _: &K, value: &Absent, _: Instant) -> Option<Duration> {
+        Some(value.ttl)
+    }
+}
+
+/// A task of ours ended without a word.
+fn given_up() -> Error {
+    Error::Internal("the request was given up inside the mirror; its log says why".to_owned())
+}

@@ -1,0 +1,251 @@
+//! The `/v2/` door: request in, response out, error to status, one log line.
+//!
+//! [`Registry::answer`] is the whole story of a request: parse, which upstream, may they, what is asked for.
+//! `Authorization` is ignored: classic dockerd sends Docker Hub's to every mirror, and a challenge here would
+//! only teach clients to do so.
+
+mod error;
+mod metrics;
+mod ranges;
+mod record;
+mod response;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_RANGE, HOST, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::{HeaderMap, Method, Request, Response};
+
+use self::error::Error;
+use self::metrics::RegistryMetrics;
+use self::record::Record;
+use self::response::{Answer, etag};
+use crate::access;
+use crate::config::Config;
+use crate::mirror::Mirror;
+use crate::oci::{
+    Accept, Digest, Kind, OCI_INDEX, OciRequest, Page, Ranges, Reference, Referrers, RegistryHost,
+    RepositoryName, TagList, next_page,
+};
+use crate::routing::{Router, Target};
+use crate::server::Body;
+use crate::telemetry::Metrics;
+
+/// The clients' door. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    router: Router,
+    mirror: Mirror,
+    metrics: RegistryMetrics,
+}
+
+/// What of a request's head matters once its path is read.
+struct Asked<'a> {
+    head: bool,
+    path: &'a str,
+    headers: &'a HeaderMap,
+    ns: Option<RegistryHost>,
+}
+
+impl Registry {
+    /// A door to `mirror`, for the upstreams of `config`.
+    pub fn new(config: &Config, mirror: Mirror, metrics: &Metrics) -> Registry {
+        Registry(Arc::new(Inner {
+            router: Router::new(config),
+            mirror,
+            metrics: RegistryMetrics::new(metrics, config),
+            config: config.clone(),
+        }))
+    }
+
+    /// Answers one request, whatever it is.
+    pub async fn handle<B>(self, request: Request<B>) -> Response<Body> {
+        let mut record = Record::begin(&self.0.metrics, &request);
+        let (head, body) = request.into_parts();
+        // A body is nothing that the pull side asks for; it is not read.
+        drop(body);
+        let answer = self.answer(&head, &mut record).await.unwrap_or_else(|error| {
+            let told = error.told();
+            record.failed(&error, &told);
+            match error {
+                Error::Range(size) => response::error(&told).with(CONTENT_RANGE, format!("bytes */{size}")),
+                _ => response::error(&told),
+            }
+        });
+        let answer = if head.method == Method::HEAD { answer.without_body() } else { answer };
+        record.seal(answer)
+    }
+
+    async fn answer(&self, head: &http::request::Parts, record: &mut Record) -> Result<Answer, Error> {
+        if !matches!(head.method, Method::GET | Method::HEAD) {
+            return Err(Error::Method(head.method.clone()));
+        }
+        let path = head.uri.path();
+        let (request, ns) = OciRequest::parse(path, head.uri.query())?;
+        let asked = Asked { head: head.method == Method::HEAD, path, headers: &head.headers, ns };
+        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.or(head.uri.authority().map(|authority| authority.as_str()));
+        let answer = match request {
+            OciRequest::Ping => Ok(response::ping()),
+            OciRequest::Catalog { page } => self.catalog(&page, &asked),
+            OciRequest::Manifest { name, reference } => {
+                let target = self.admit(Kind::Manifest, &name, host, &asked, record)?;
+                self.manifest(&target, &reference, &asked, record).await
+            }
+            OciRequest::Blob { name, digest } => {
+                let target = self.admit(Kind::Blob, &name, host, &asked, record)?;
+                self.blob(&target, &digest, &asked, record).await
+            }
+            OciRequest::Tags { name, page } => {
+                let target = self.admit(Kind::Tags, &name, host, &asked, record)?;
+                self.tags(&target, &page, &asked, record).await
+            }
+            OciRequest::Referrers { name, digest, artifact_type } => {
+                let target = self.admit(Kind::Referrers, &name, host, &asked, record)?;
+                self.referrers(&target, &digest, artifact_type.as_deref(), record).await
+            }
+        };
+        answer.map(|answer| answer.namespace(asked.ns.as_ref()))
+    }
+
+    /// Which upstream, and may they.
+    fn admit(
+        &self,
+        kind: Kind,
+        name: &RepositoryName,
+        host: Option<&str>,
+        asked: &Asked<'_>,
+        record: &mut Record,
+    ) -> Result<Target, Error> {
+        record.kind(kind);
+        let target = self.0.router.route(asked.ns.as_ref(), host, name)?;
+        record.target(&target);
+        access::permit(&self.0.config.upstreams[target.upstream.index()], &target.repository.name)?;
+        Ok(target)
+    }
+
+    async fn manifest(
+        &self,
+        target: &Target,
+        reference: &Reference,
+        asked: &Asked<'_>,
+        record: &mut Record,
+    ) -> Result<Answer, Error> {
+        let accept = Accept::parse(values(asked.headers, &ACCEPT));
+        let answer = self.0.mirror.manifest(target, reference, &accept, asked.head).await;
+        let answer = answer.map_err(|source| Error::Mirror { kind: Kind::Manifest, source })?;
+        record.served(answer.served);
+        let digest = answer.digest;
+        let response = response::manifest(answer, matches!(reference, Reference::Tag(_)));
+        Ok(if is_known(asked.headers, &digest) { response.not_modified() } else { response })
+    }
+
+    async fn blob(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        asked: &Asked<'_>,
+        record: &mut Record,
+    ) -> Result<Answer, Error> {
+        let mirror = &self.0.mirror;
+        let answer = if asked.head {
+            mirror.head_blob(target, digest).await
+        } else {
+            mirror.blob(target, digest).await
+        };
+        let answer = answer.map_err(|source| Error::Mirror { kind: Kind::Blob, source })?;
+        record.served(answer.served);
+        if is_known(asked.headers, digest) {
+            return Ok(response::blob(digest, answer.size, answer.served).not_modified());
+        }
+        ranges::body(answer, digest, asked_ranges(asked.headers, digest))
+    }
+
+    async fn tags(
+        &self,
+        target: &Target,
+        page: &Page,
+        asked: &Asked<'_>,
+        record: &mut Record,
+    ) -> Result<Answer, Error> {
+        let answer = self.0.mirror.tags(target).await;
+        let answer = answer.map_err(|source| Error::Mirror { kind: Kind::Tags, source })?;
+        record.served(answer.served);
+        if page.n.is_none() && page.last.is_none() {
+            return Ok(response::list(&answer, "application/json", answer.document.clone()));
+        }
+        let all = TagList::parse(&answer.document).map_err(|error| internal(Kind::Tags, &error))?;
+        let (tags, more) = page.cut(&all.tags);
+        let link = more.then(|| asked.next_page(page, tags.last())).flatten();
+        let part = TagList { name: all.name.clone(), tags: tags.to_vec() };
+        let part = serde_json::to_vec(&part).map_err(|error| internal(Kind::Tags, &error))?;
+        Ok(response::next_page(response::list(&answer, "application/json", Bytes::from(part)), link))
+    }
+
+    async fn referrers(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+        record: &mut Record,
+    ) -> Result<Answer, Error> {
+        let answer = self.0.mirror.referrers(target, digest).await;
+        let answer = answer.map_err(|source| Error::Mirror { kind: Kind::Referrers, source })?;
+        record.served(answer.served);
+        let Some(artifact_type) = artifact_type else {
+            return Ok(response::list(&answer, OCI_INDEX, answer.document.clone()));
+        };
+        let all = Referrers::parse(&answer.document);
+        let mut referrers = all.map_err(|error| internal(Kind::Referrers, &error))?;
+        referrers.filter(artifact_type);
+        let document = Bytes::from(referrers.to_json());
+        Ok(response::filtered(response::list(&answer, OCI_INDEX, document)))
+    }
+
+    fn catalog(&self, page: &Page, asked: &Asked<'_>) -> Result<Answer, Error> {
+        let repositories = self.0.mirror.repositories();
+        let mut names: Vec<String> =
+            repositories.iter().filter_map(|repository| self.0.router.public_name(repository)).collect();
+        names.sort_unstable();
+        let (names, more) = page.cut(&names);
+        let link = more.then(|| asked.next_page(page, names.last())).flatten();
+        let document = serde_json::json!({ "repositories": names }).to_string();
+        Ok(response::next_page(response::catalog(document.into_bytes()), link))
+    }
+}
+
+impl Asked<'_> {
+    /// The `Link` to the page behind `last`, asked for in the same way as this one.
+    fn next_page(&self, page: &Page, last: Option<&String>) -> Option<String> {
+        let ns = self.ns.as_ref().map(|ns| ("ns", ns.as_str()));
+        Some(next_page(self.path, page.n?, last?, ns.as_slice()))
+    }
+}
+
+/// All values of a header that are text.
+fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
+}
+
+/// Whether `If-None-Match` names this content (RFC 9110 §13.1.2: weak comparison).
+fn is_known(headers: &HeaderMap, digest: &Digest) -> bool {
+    let own = etag(digest);
+    let mut tags = values(headers, &IF_NONE_MATCH).flat_map(|line| line.split(',')).map(str::trim);
+    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == own)
+}
+
+/// The ranges to honour: none when `If-Range` speaks of other content (§13.1.5: strong comparison only).
+fn asked_ranges(headers: &HeaderMap, digest: &Digest) -> Option<Ranges> {
+    let own = etag(digest);
+    if values(headers, &IF_RANGE).any(|validator| validator != own) {
+        return None;
+    }
+    values(headers, &RANGE).next().and_then(Ranges::parse)
+}
+
+fn internal(kind: Kind, error: &serde_json::Error) -> Error {
+    Error::Mirror { kind, source: crate::mirror::Error::Internal(error.to_string()) }
+}

@@ -1,0 +1,69 @@
+//! A blob's body: whole, one part, or several (RFC 9110 §14 and §15.3.7).
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use http::StatusCode;
+use http::header::{CONTENT_RANGE, CONTENT_TYPE};
+use rand::RngExt;
+
+use super::error::Error;
+use super::response::{self, Answer};
+use crate::mirror::{BlobAnswer, Content};
+use crate::oci::{ByteRange, Digest, Ranges, Selection};
+
+type Piece = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// The answer to a GET. `ranges` is what the client asked for, where that is to be honoured.
+pub(super) fn body(answer: BlobAnswer, digest: &Digest, ranges: Option<Ranges>) -> Result<Answer, Error> {
+    let BlobAnswer { size, content, served } = answer;
+    let head = response::blob(digest, size, served);
+    let Some(content) = content else { return Ok(head) };
+    // What passes through unkept comes once and in order; ignoring a Range is always allowed.
+    let ranges = ranges.filter(|_| content.is_seekable());
+    match ranges.map_or(Selection::Whole, |ranges| ranges.select(size)) {
+        Selection::Whole => Ok(head.stream(content.read_all(size), size)),
+        Selection::Parts(parts) if parts.len() == 1 => Ok(one_part(head, &content, parts[0], size)),
+        Selection::Parts(parts) => Ok(many_parts(head, &content, &parts, size)),
+        Selection::Unsatisfiable => Err(Error::Range(size)),
+        Selection::TooMuch => Err(Error::Ranges),
+    }
+}
+
+fn one_part(head: Answer, content: &Content, part: ByteRange, size: u64) -> Answer {
+    let head = partial(head).with(CONTENT_RANGE, part.content_range(size));
+    head.stream(read(content, part, size), part.len())
+}
+
+/// `multipart/byteranges`: the parts as asked for, none joined and none left out, since podman counts them.
+fn many_parts(head: Answer, content: &Content, parts: &[ByteRange], size: u64) -> Answer {
+    let boundary = format!("{:032x}", rand::rng().random::<u128>());
+    let opening = |part: &ByteRange| {
+        let range = part.content_range(size);
+        Bytes::from(format!(
+            "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: {range}\r\n\r\n"
+        ))
+    };
+    let closing = Bytes::from(format!("\r\n--{boundary}--\r\n"));
+    let mut length = closing.len() as u64;
+    let mut pieces: Vec<std::io::Result<Piece>> = Vec::with_capacity(parts.len() + 1);
+    for part in parts {
+        let opening = opening(part);
+        length += opening.len() as u64 + part.len();
+        pieces.push(Ok(stream::iter([Ok(opening)]).chain(read(content, *part, size)).boxed()));
+    }
+    pieces.push(Ok(stream::iter([Ok(closing)]).boxed()));
+    let head = partial(head).with(CONTENT_TYPE, format!("multipart/byteranges; boundary={boundary}"));
+    head.stream(stream::iter(pieces).try_flatten().boxed(), length)
+}
+
+fn partial(mut head: Answer) -> Answer {
+    head.status = StatusCode::PARTIAL_CONTENT;
+    head
+}
+
+fn read(content: &Content, part: ByteRange, size: u64) -> Piece {
+    content.read(part, size).unwrap_or_else(|| {
+        stream::iter([Err(std::io::Error::other("only the whole of what passes through can be read"))])
+            .boxed()
+    })
+}

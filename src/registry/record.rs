@@ -1,0 +1,171 @@
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+
+use super::error::{Error, Told};
+use super::metrics::{DENIED, ERROR, NEGATIVE, RegistryMetrics};
+use super::response::{Answer, Payload};
+use crate::mirror::Served;
+use crate::oci::Kind;
+use crate::routing::Target;
+use crate::server::{Body, Peer};
+use futures_util::StreamExt;
+
+/// What is known of one request: the one line it leaves in the log and all of its metrics come from here, when
+/// the last byte of the answer has gone or the client has.
+pub(super) struct Record {
+    metrics: RegistryMetrics,
+    begun: Instant,
+    method: http::Method,
+    path: String,
+    client: Option<SocketAddr>,
+    target: Option<Target>,
+    kind: Option<Kind>,
+    outcome: &'static str,
+    reason: Option<&'static str>,
+    error: Option<String>,
+    status: u16,
+    sent: u64,
+    expected: u64,
+    first_byte: Option<Duration>,
+}
+
+/// Of a path from outside, so much goes into the log.
+const LONGEST_PATH: usize = 300;
+
+impl Record {
+    pub(super) fn begin<B>(metrics: &RegistryMetrics, request: &Request<B>) -> Record {
+        Record {
+            metrics: metrics.clone(),
+            begun: Instant::now(),
+            method: request.method().clone(),
+            path: request.uri().path().chars().take(LONGEST_PATH).collect(),
+            client: request.extensions().get::<Peer>().map(|peer| peer.addr),
+            target: None,
+            kind: None,
+            outcome: "ok",
+            reason: None,
+            error: None,
+            status: 0,
+            sent: 0,
+            expected: 0,
+            first_byte: None,
+        }
+    }
+
+    pub(super) fn kind(&mut self, kind: Kind) {
+        self.kind = Some(kind);
+    }
+
+    pub(super) fn target(&mut self, target: &Target) {
+        self.target = Some(target.clone());
+    }
+
+    pub(super) fn served(&mut self, served: Served) {
+        self.outcome = served.as_str();
+    }
+
+    pub(super) fn failed(&mut self, error: &Error, told: &Told) {
+        self.outcome = match told.reason {
+            "negative" => NEGATIVE,
+            "denied" | "no_route" => DENIED,
+            _ => ERROR,
+        };
+        self.reason = Some(told.reason);
+        self.error = Some(error.to_string());
+    }
+
+    /// Turns the answer into a response that ends this record when it ends.
+    pub(super) fn seal(mut self, answer: Answer) -> Response<Body> {
+        let Answer { status, headers, payload } = answer;
+        self.status = status.as_u16();
+        let body = match payload {
+            Payload::Empty => Body::empty(),
+            Payload::Bytes(bytes) => {
+                (self.sent, self.expected) = (bytes.len() as u64, bytes.len() as u64);
+                self.first_byte = Some(self.begun.elapsed());
+                Body::full(bytes)
+            }
+            Payload::Stream(stream, length) => {
+                self.expected = length;
+                let counted =
+                    stream.inspect(move |chunk| self.passed(chunk.as_ref().map(|bytes| bytes.len())));
+                Body::stream(counted, length)
+            }
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+
+    fn passed(&mut self, chunk: Result<usize, &std::io::Error>) {
+        match chunk {
+            Ok(length) => {
+                self.first_byte.get_or_insert_with(|| self.begun.elapsed());
+                self.sent += length as u64;
+            }
+            Err(error) => self.error = Some(error.to_string()),
+        }
+    }
+
+    fn count(&self) {
+        let Some(kind) = self.kind.map(Kind::as_str) else { return };
+        let upstream = self.target.as_ref().map_or("none", |target| target.repository.registry.as_str());
+        self.metrics.requests.with_label_values(&[upstream, kind, self.outcome]).inc();
+        self.metrics.sent.with_label_values(&[upstream, self.outcome]).inc_by(self.sent);
+        let labels = [kind, self.outcome];
+        self.metrics.duration.with_label_values(&labels).observe(self.begun.elapsed().as_secs_f64());
+        if let Some(first) = self.first_byte {
+            self.metrics.first_byte.with_label_values(&labels).observe(first.as_secs_f64());
+        }
+    }
+
+    fn log(&self) {
+        let line = || {
+            let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            (self.first_byte.map(millis), millis(self.begun.elapsed()))
+        };
+        let (first_ms, ms) = line();
+        let repository = self.target.as_ref().map(|target| target.repository.to_string());
+        let client = self.client.map(|client| client.to_string());
+        macro_rules! write_line {
+            ($level:ident) => {
+                tracing::$level!(
+                    method = %self.method,
+                    path = self.path,
+                    status = self.status,
+                    outcome = self.outcome,
+                    repository,
+                    client,
+                    sent = self.sent,
+                    first_ms,
+                    ms,
+                    reason = self.reason,
+                    error = self.error,
+                    "request"
+                )
+            };
+        }
+        if self.status >= 500 || (self.error.is_some() && self.status < 400) {
+            write_line!(warn);
+        } else {
+            write_line!(info);
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.status == 0 {
+            // The client went away before there was an answer, or the handler panicked.
+            self.outcome = ERROR;
+            self.reason = Some("abandoned");
+        } else if self.sent < self.expected && self.reason.is_none() {
+            self.reason = Some("cut_short");
+        }
+        self.count();
+        self.log();
+    }
+}
