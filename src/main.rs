@@ -1,2 +1,5 @@
-//! Entry.
-fn main() {}
+//! The program: everything is in `cli`.
+
+fn main() -> std::process::ExitCode {
+    tidelock::cli::run()
+}

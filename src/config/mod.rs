@@ -1,18 +1,33 @@
 //! Plain data that the operator wrote, checked; no live objects.
 //!
-//! [`Config::default`] is a working mirror of the public registries. Loading (in `load`) lays the file over
-//! it and reports every fault at once, each with its key path. Nothing here opens a file other than the
-//! configuration itself, resolves a name or reads a secret: that belongs to whoever uses it.
+//! [`Config::default`] is a working mirror of the public registries. [`Config::load`] lays the file over it,
+//! and flags and environment over both: `load` and `upstreams` take the keys one by one from a `reader`, each
+//! read by one of `kinds`; `check` looks at what must go together. Every fault is reported at once, each with
+//! its key path. Nothing here opens a file other than the configuration itself, resolves a name or reads a
+//! secret: that belongs to whoever uses it.
 
+mod advice;
+mod check;
 mod defaults;
+mod fault;
 mod glob;
+mod kinds;
+mod load;
+mod overrides;
+mod print;
+mod reader;
+mod suggest;
 mod units;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use fault::{Fault, Faults};
 pub use glob::Glob;
+pub use load::Objections;
+pub use overrides::{Overrides, Setting};
 pub use units::{ByteSize, Share, SizeLimit, parse_duration, print_duration};
 
 use crate::oci::RegistryHost;
@@ -226,3 +241,6 @@ impl UpstreamId {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 #![allow(clippy::disallowed_methods)] // the fakes spawn their own servers
 
+mod admin;
+mod cli;
+mod docs;
+mod floors;
+mod server;
 mod support;
 mod support_works;
 

@@ -1,0 +1,114 @@
+//! The commands.
+//!
+//! A command is a function from its arguments to a [`Report`]: what goes to standard output and to standard
+//! error, and the exit code. Only [`run`] prints, so that every command can be tested without a process.
+
+mod check;
+mod client;
+mod options;
+mod report;
+mod serve;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use self::client::ClientArgs;
+use self::options::Options;
+use self::report::Report;
+use crate::config::Faults;
+
+/// The default configuration, as `tidelock config --defaults` prints it.
+const EXAMPLE: &str = include_str!("../../config.example.toml");
+
+const EXIT_CODES: &str = "Settings: a flag wins over the environment, that over the file, that over the default.\n\
+                          Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.";
+
+/// A pull-through caching mirror for container images.
+///
+/// Without a command it serves. Without a configuration file it mirrors docker.io, ghcr.io, quay.io,
+/// registry.k8s.io, gcr.io, mcr.microsoft.com and public.ecr.aws on 127.0.0.1:5000.
+#[derive(Debug, Parser)]
+#[command(name = "tidelock", version, after_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the mirror (what happens without a command)
+    Serve,
+    /// Validate the configuration, all faults at once
+    Check {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the configuration that holds, passwords masked
+    Config {
+        /// Print the default configuration with its comments instead
+        #[arg(long)]
+        defaults: bool,
+    },
+    /// Print the configuration that points a client at this mirror
+    Client(ClientArgs),
+    /// Print a shell's completion script
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Runs the program with the arguments and environment of this process.
+pub fn run() -> ExitCode {
+    let report = match Cli::try_parse() {
+        Ok(cli) => execute(&cli),
+        Err(error) => {
+            // Help and version come this way too, and belong on standard output. A failure to print them
+            // leaves nothing to be done.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    // Whoever reads may have gone (`tidelock config | head`), which is no failure of ours.
+    let _ = std::io::stdout().write_all(report.out.as_bytes());
+    let _ = std::io::stderr().write_all(report.err.as_bytes());
+    ExitCode::from(report.code)
+}
+
+fn execute(cli: &Cli) -> Report {
+    let outcome = match &cli.command {
+        None | Some(Command::Serve) => cli.options.load().map(serve::serve),
+        Some(Command::Check { json }) => Ok(check::check(cli.options.load(), *json)),
+        Some(Command::Config { defaults: true }) => Ok(Report::done(EXAMPLE)),
+        Some(Command::Config { defaults: false }) => {
+            cli.options.load().map(|config| Report::done(config.to_toml()))
+        }
+        Some(Command::Client(arguments)) => {
+            cli.options.load().map(|config| client::client(arguments, &config))
+        }
+        Some(Command::Completions { shell }) => Ok(completions(*shell)),
+    };
+    outcome.unwrap_or_else(|faults: Faults| Report::refused(&faults))
+}
+
+fn completions(shell: Shell) -> Report {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tidelock", &mut script);
+    Report::done(String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

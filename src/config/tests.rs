@@ -1,0 +1,459 @@
+//! Loading as a whole: what is refused and how it is told, what overrides what, what survives printing.
+
+use std::ffi::OsString;
+
+use super::*;
+
+fn load(text: &str) -> Result<Config, Faults> {
+    Config::from_toml("t.toml", text)
+}
+
+fn loaded(text: &str) -> Config {
+    load(text).unwrap_or_else(|faults| panic!("\n{faults}\n{text}"))
+}
+
+fn told(text: &str) -> Vec<String> {
+    let faults = load(text).expect_err(text);
+    faults.to_string().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn nothing_written_is_the_default() {
+    assert_eq!(loaded(""), Config::default());
+    assert_eq!(Config::load(None, &Overrides::default()), Ok(Config::default()));
+}
+
+#[test]
+fn all_faults_in_one_run() {
+    let text = "\
+[server]
+listen = \"127.0.0.1:5000\"
+listne = [\"127.0.0.1:5000\"]
+[freshness]
+tag_ttl = 5
+[[upstream]]
+registry = \"docker.io\"
+max_connections = 0
+[[upstream]]
+endpoints = [\"ftp://x\", \"https://ok.example\"]
+";
+    assert_eq!(
+        told(text),
+        [
+            "t.toml:2: server.listen = \"127.0.0.1:5000\" must be a list in brackets, even of one: [ … ]",
+            "t.toml:3: server.listne is not a key: did you mean server.listen?",
+            "t.toml:5: freshness.tag_ttl = 5 must be a duration such as 0s, 500ms, 30s, 5m, 6h, 7d or 1h30m",
+            "t.toml:8: upstream[0].max_connections = 0 must be a whole number from 1 to 10000",
+            "t.toml:9: upstream[1].registry is missing: the registry as it stands in an image reference, such as \
+             docker.io",
+            "t.toml:10: upstream[1].endpoints[0] = \"ftp://x\" must be http:// or https://, a host and perhaps a \
+             port, without path, query or credentials, such as https://registry-1.docker.io",
+        ]
+    );
+}
+
+/// Each text has the one fault that begins as the line below it says.
+const FAULTS: &str = r#"server = 1
+=> t.toml:1: server must be one table: [server]
+
+[[server]]
+=> t.toml:1: server must be one table: [server]
+
+[upstream]
+=> t.toml:1: upstream must be a list of tables: [[upstream]]
+
+upstream = []
+=> t.toml:1: upstream must name at least one registry
+
+upstream = [1]
+=> t.toml:1: upstream[0] must be a table: [[upstream]]
+
+offline = "yes"
+=> t.toml:1: offline = "yes" must be true or false
+
+cache.dir = "~/x"
+=> t.toml:1: cache.dir = "~/x" must be a path with the home
+
+cache.dir = ""
+=> t.toml:1: cache.dir = "" must be a path in quotes
+
+cache.max_size = "0%"
+=> t.toml:1: cache.max_size = "0%" must be a share above 0%
+
+cache.max_size = 0
+=> t.toml:1: cache.max_size = 0 must be above 0
+
+schedule.max_wait = "11m"
+=> t.toml:1: schedule.max_wait = "11m" must be a duration from 0s to 10m
+
+log.format = "xml"
+=> t.toml:1: log.format = "xml" must be "text" or "json"
+
+server.listen = []
+=> t.toml:1: server.listen = [] must name at least one address
+
+server.listen = ["localhost:1"]
+=> t.toml:1: server.listen[0] = "localhost:1" must be an IP address
+
+server.listen = ["0.0.0.0:1", "127.0.0.1:1"]
+=> t.toml:1: server.listen[1] = "127.0.0.1:1" must differ from server.listen[0]
+
+server.admin_listen = "127.0.0.1:5000"
+=> t.toml:1: server.admin_listen = "127.0.0.1:5000" must differ from server.listen[0] (127.0.0.1:5000)
+
+server.tls = { cert = "c" }
+=> t.toml:1: server.tls.key is missing: its private key
+
+[[upstream]]
+registry = "docker.io"
+default = false
+=> t.toml:1: upstream must have `default = true`
+
+[[upstream]]
+registry = "docker.io"
+default = true
+[[upstream]]
+registry = "quay.io"
+default = true
+=> t.toml:6: upstream[1].default = true must be the only default
+
+[[upstream]]
+registry = "docker.io"
+[[upstream]]
+registry = "Docker.io"
+=> t.toml:4: upstream[1].registry = "Docker.io" must stand only once, but upstream[0]
+
+[[upstream]]
+registry = "docker.io"
+hosts = ["quay.io"]
+[[upstream]]
+registry = "quay.io"
+=> t.toml:3: upstream[0].hosts[0] = "quay.io" must not be the registry of upstream[1]
+
+[[upstream]]
+registry = "docker.io"
+hosts = ["m"]
+[[upstream]]
+registry = "quay.io"
+hosts = ["m"]
+=> t.toml:6: upstream[1].hosts[0] = "m" must stand only once, but upstream[0].hosts[0]
+
+[[upstream]]
+registry = "index.docker.io"
+endpoints = ["https://x"]
+=> t.toml:2: upstream[0].registry = "index.docker.io" must be "docker.io"
+
+[[upstream]]
+registry = "x.example"
+=> t.toml:1: upstream[0].endpoints is missing
+
+[[upstream]]
+registry = "docker.io"
+endpoints = []
+=> t.toml:3: upstream[0].endpoints = [] must name at least one endpoint
+
+[[upstream]]
+registry = "docker.io"
+endpoints = ["https://x/path"]
+=> t.toml:3: upstream[0].endpoints[0] = "https://x/path" must be http
+
+[[upstream]]
+registry = "docker.io"
+endpoints = ["https://u:hunter2@x"]
+=> t.toml:3: upstream[0].endpoints[0] = *** must be http
+
+[[upstream]]
+registry = "docker.io"
+endpoints = ["https://x", "https://x/"]
+=> t.toml:3: upstream[0].endpoints[1] = "https://x/" must stand only once
+
+[[upstream]]
+registry = "docker.io"
+endpoints = ["http://localhost:5000"]
+=> t.toml:3: upstream[0].endpoints[0] = "http://localhost:5000" must not be this mirror itself
+
+[[upstream]]
+registry = "docker.io"
+requests_per_second = 0
+=> t.toml:3: upstream[0].requests_per_second = 0 must be a whole number from 1
+
+[[upstream]]
+registry = "docker.io"
+response_timeout = "0s"
+=> t.toml:3: upstream[0].response_timeout = "0s" must be a duration from 1ms
+
+[[upstream]]
+registry = "docker.io"
+allow = []
+=> t.toml:3: upstream[0].allow = [] must not be empty
+
+[[upstream]]
+registry = "docker.io"
+allow = ["a b"]
+=> t.toml:3: upstream[0].allow[0] = "a b" must be a pattern
+
+[[upstream]]
+registry = "docker.io"
+proxy = "u:hunter2@x:1"
+=> t.toml:3: upstream[0].proxy = *** must be "none", or http://
+
+[[upstream]]
+registry = "docker.io"
+insecure = true
+ca = "x"
+=> t.toml:4: upstream[0].ca = "x" has no use
+
+[[upstream]]
+registry = "docker.io"
+username = "x"
+=> t.toml:3: upstream[0].username is not a key: accounts stand in [[upstream.account]]
+
+[[upstream]]
+registry = "docker.io"
+[[upstream.account]]
+name = "a"
+=> t.toml:3: upstream[0].account[0] must have exactly one of password_file, password_env, docker_config, credential_helper: there is none
+
+[[upstream]]
+registry = "docker.io"
+[[upstream.account]]
+name = "a"
+docker_config = "x"
+credential_helper = "docker-credential-x"
+=> t.toml:3: upstream[0].account[0] must have exactly one of
+
+[[upstream]]
+registry = "docker.io"
+[[upstream.account]]
+name = "a"
+password_file = "x"
+=> t.toml:3: upstream[0].account[0].username is missing: whose password is in password_file
+
+[[upstream]]
+registry = "docker.io"
+[[upstream.account]]
+name = "a"
+username = "u"
+docker_config = "x"
+=> t.toml:5: upstream[0].account[0].username = "u" has no use with docker_config
+
+[[upstream]]
+registry = "docker.io"
+[[upstream.account]]
+name = "a"
+docker_config = "x"
+credential_ttl = "1m"
+=> t.toml:6: upstream[0].account[0].credential_ttl = "1m" has no use
+
+[[upstream]]
+registry = "docker.io"
+[[upstream.account]]
+name = "a"
+credential_helper = "ecr-login"
+=> t.toml:5: upstream[0].account[0].credential_helper = "ecr-login" must be the whole name
+
+[[upstream]]
+registry = "docker.io"
+[[upstream.account]]
+name = "a"
+username = "u"
+password_env = "hunter2!"
+=> t.toml:6: upstream[0].account[0].password_env = *** must be the name
+
+[[upstream]]
+registry = "docker.io"
+[[upstream.account]]
+name = "a"
+username = "u"
+password = "hunter2"
+password_env = "X"
+=> t.toml:6: upstream[0].account[0].password is not a key: no password belongs
+
+[[upstream]]
+registry = "docker.io"
+[[upstream.account]]
+name = "a"
+docker_config = "x"
+[[upstream.account]]
+name = "a"
+docker_config = "y"
+=> t.toml:7: upstream[0].account[1].name = "a" must stand only once
+
+offline = true
+b = [
+=> t.toml:2: not TOML: 
+
+offline = true
+offline = false
+=> t.toml:2: not TOML: duplicate key
+
+[[upstream]]
+registry = "docker.io"
+proxy = http://u:hunter2@x:1
+=> t.toml:3: not TOML: 
+"#;
+
+#[test]
+fn each_fault_is_told() {
+    for case in FAULTS.split("\n\n") {
+        let (text, start) = case.split_once("\n=> ").expect("a text and what is told");
+        let told = told(text);
+        assert!(told.len() == 1 && told[0].starts_with(start.trim_end_matches('\n')), "{case}\n{told:#?}");
+        assert!(!told[0].contains("hunter2"), "{told:?}");
+    }
+}
+
+#[test]
+fn a_built_in_registry_needs_only_its_name() {
+    let config = loaded("[[upstream]]\nregistry = \"ghcr.io\"\n[[upstream]]\nregistry = \"docker.io\"\n");
+    let built_in = Config::default().upstreams;
+    assert_eq!(config.upstreams, [built_in[1].clone(), built_in[0].clone()]);
+    let config = loaded("[[upstream]]\nregistry = \"quay.io\"\n");
+    assert!(config.upstreams.len() == 1 && config.upstreams[0].default, "alone, it is the default");
+    let config = loaded(
+        "[[upstream]]\nregistry = \"docker.io\"\n[[upstream]]\nregistry = \"quay.io\"\ndefault = true\n",
+    );
+    assert_eq!(config.upstreams.iter().map(|each| each.default).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn an_upstream_overrides_freshness_key_by_key() {
+    let config = loaded(
+        "freshness.tag_ttl = \"1m\"\nfreshness.negative_ttl = \"1s\"\n\
+         [[upstream]]\nregistry = \"docker.io\"\ntag_ttl = \"2m\"\n[[upstream]]\nregistry = \"quay.io\"\n",
+    );
+    let first = Freshness { tag_ttl: Duration::from_secs(120), ..config.freshness.clone() };
+    assert_eq!(config.upstreams[0].freshness, first);
+    assert_eq!(config.upstreams[1].freshness, config.freshness);
+    let built_in = loaded("freshness.tag_ttl = \"1m\"");
+    assert!(built_in.upstreams.iter().all(|upstream| upstream.freshness == built_in.freshness));
+}
+
+#[test]
+fn flag_over_environment_over_file() {
+    let variable = |name: &str| match name {
+        "TIDELOCK_LISTEN" => Some(OsString::from("127.0.0.1:1, [::1]:2")),
+        "TIDELOCK_MAX_SIZE" => Some(OsString::from("1GiB")),
+        "TIDELOCK_OFFLINE" => Some(OsString::from("yes")),
+        "TIDELOCK_CACHE_DIR" => Some(OsString::new()),
+        _ => None,
+    };
+    let mut overrides = Overrides::default();
+    overrides.flag(Setting::MaxSize, ["2GiB"]);
+    overrides.flag(Setting::AdminListen, None::<OsString>);
+    overrides.environment(variable);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(
+        file.path(),
+        "cache = { max_size = \"3GiB\", dir = \"/x\" }\nserver.listen = [\"127.0.0.1:3\"]\n",
+    )
+    .expect("written");
+    let config = Config::load(Some(file.path()), &overrides).expect("it is right");
+    assert_eq!(config.server.listen.iter().map(SocketAddr::port).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(config.cache.max_size, SizeLimit::Bytes(ByteSize(2 << 30)));
+    assert_eq!(config.cache.dir, PathBuf::from("/x"));
+    assert!(config.offline);
+}
+
+#[test]
+fn faults_of_overrides_name_flag_or_variable() {
+    let mut overrides = Overrides::default();
+    overrides.flag(Setting::Listen, ["127.0.0.1:5001", "x"]);
+    overrides.environment(|name| (name == "TIDELOCK_OFFLINE").then(|| OsString::from("maybe")));
+    let faults = Config::load(None, &overrides).expect_err("two are wrong");
+    let told = faults.to_string();
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "--listen: server.listen[1] = \"x\" must be an IP address with a port, such as 127.0.0.1:5000, \
+             0.0.0.0:5000 or [::]:5000",
+            "TIDELOCK_OFFLINE: offline = \"maybe\" must be true or false",
+            "server.admin_listen must differ from server.listen[0] (127.0.0.1:5001), where clients connect: \
+             metrics and the operator's API are not for them",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read() {
+    let faults = Config::load(Some(std::path::Path::new("/nowhere/t.toml")), &Overrides::default());
+    let told = faults.expect_err("there is none").to_string();
+    assert!(told.starts_with("/nowhere/t.toml: cannot be read: No such file"), "{told}");
+}
+
+const RICH: &str = r#"
+offline = true
+[server]
+listen = ["0.0.0.0:5000", "[::1]:5002"]
+tls = { cert = "/c", key = '/k "quoted"', client_ca = "/a" }
+drain_timeout = "1h30m"
+[cache]
+dir = "/x y/ä"
+max_size = "80%"
+min_free = 123
+[freshness]
+immutable_tags = ["v*", "*@*"]
+tag_ttl = "0s"
+[log]
+format = "json"
+level = "info,tidelock::upstream=debug"
+[[upstream]]
+registry = "docker.io"
+endpoints = ["https://mirror.example:8443", "https://registry-1.docker.io"]
+hosts = ["hub.example"]
+proxy = "http://proxy:3128"
+ca = "/ca"
+token_hosts = ["login.example"]
+stale_if_error = "1w"
+negative_ttl = "250ms"
+immutable_tags = []
+deny = ["**/secret"]
+read_ahead = false
+[[upstream.account]]
+name = "a"
+username = "u"
+password_file = "/p"
+[[upstream.account]]
+name = "b"
+username = "u"
+password_env = "P"
+[[upstream.account]]
+name = "c"
+docker_config = "/d"
+[[upstream.account]]
+name = "d"
+credential_helper = "docker-credential-x"
+credential_ttl = "1m"
+[[upstream]]
+registry = "registry.example:5000"
+endpoints = ["http://10.0.0.1:5000"]
+proxy = "none"
+insecure = true
+"#;
+
+#[test]
+fn what_is_printed_loads_to_the_same() {
+    for config in [Config::default(), loaded(RICH)] {
+        let printed = config.to_toml();
+        assert_eq!(loaded(&printed), config, "{printed}");
+    }
+}
+
+#[test]
+fn passwords_are_not_printed() {
+    let config = loaded("[[upstream]]\nregistry = \"docker.io\"\nproxy = \"http://u:hunter2@proxy:3128\"\n");
+    let printed = config.to_toml();
+    assert!(
+        printed.contains("proxy = \"http://***@proxy:3128\"") && !printed.contains("hunter2"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn advice_is_given_where_it_is_due() {
+    assert!(Config::default().advice().is_empty());
+    let config = loaded(&format!("{RICH}response_timeout = \"1m\"\n[schedule]\nmax_wait = \"1m\"\n"));
+    let keys: Vec<String> = config.advice().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["schedule.max_wait", "upstream[1].insecure", "upstream[1].response_timeout"]);
+}
