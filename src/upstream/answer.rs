@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{AsHeaderName, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{AsHeaderName, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -37,6 +37,12 @@ pub(super) fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str>
 pub(super) fn is_html(headers: &HeaderMap) -> bool {
     text(headers, CONTENT_TYPE)
         .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
+}
+
+/// Whether the body is packed although that was not asked for. A blob's may well be labelled so by a storage
+/// that repeats what it was told at the upload; a manifest's bytes would not be those of its digest (I10).
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    text(headers, CONTENT_ENCODING).is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity"))
 }
 
 /// The error that an answer other than success stands for; reads what there is of its body.

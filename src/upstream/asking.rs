@@ -28,7 +28,7 @@ pub(super) struct Ask {
     /// `Range`.
     pub(super) range: Option<String>,
     pub(super) account: Option<usize>,
-    scope: String,
+    pub(super) scope: String,
 }
 
 /// An answer that is neither a redirect nor a request to log in.
@@ -79,6 +79,11 @@ impl Answer {
         Error::BadAnswer { endpoint: self.host.clone(), reason: reason.to_owned() }
     }
 
+    /// Whether where we were sent takes exception to HEAD: many signatures are for one method.
+    pub(super) fn refuses_head(&self) -> bool {
+        self.redirected && matches!(self.response.status().as_u16(), 400 | 401 | 403 | 405 | 501)
+    }
+
     /// A signed URL is over sooner than one thinks, and its host says so in one of these ways.
     fn is_over(&self) -> bool {
         self.redirected && matches!(self.response.status().as_u16(), 400 | 401 | 403)
@@ -97,7 +102,8 @@ impl Client {
         self.ask_and_follow(endpoint, ask).await
     }
 
-    async fn ask_and_follow(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Error> {
+    /// The same, without a second try.
+    pub(super) async fn ask_and_follow(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Error> {
         let url = endpoint.url(&ask.path);
         let (mut response, grant) = self.be_let_in(endpoint, ask, &url).await?;
         let mut trail = Trail::new(&url);

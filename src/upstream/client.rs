@@ -3,14 +3,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::Method;
+use http::{Method, StatusCode};
 
-use super::answer::is_html;
+use super::answer::{is_encoded, is_html};
 use super::asking::{Answer, Ask};
 use super::credentials::Account;
 use super::endpoint::Endpoint;
 use super::login::Logins;
 use super::metrics::Tally;
+use super::placing::whole_length;
 use super::proxy::Proxies;
 use super::transfer::{Content, Transfer};
 use super::wire::Wire;
@@ -147,7 +148,7 @@ impl Client {
     ) -> Result<Found, Error> {
         let ask = Ask::about(Kind::Blob, Method::HEAD, repository, &format!("blobs/{digest}"));
         let ask = ask.paid_by(self.account(lease));
-        self.first(|endpoint| Box::pin(self.found(endpoint, &ask))).await
+        self.first(|endpoint| Box::pin(self.found_blob(endpoint, &ask))).await
     }
 
     /// Begins to fetch a blob at byte `from`; `total` is its size where that is known. Returns when the first
@@ -205,15 +206,32 @@ impl Client {
 
     async fn found(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Found, Error> {
         let answer = self.ask(endpoint, ask).await?.success().await?;
-        if ask.kind == Kind::Manifest {
-            no_html(&answer)?;
-        }
+        check_document(&answer)?;
         Ok(Found::of(answer.response.headers()))
+    }
+
+    /// By HEAD; by a GET of the first byte where the endpoint sends us to a URL that is signed for GET alone.
+    async fn found_blob(&self, endpoint: &Endpoint, head: &Ask) -> Result<Found, Error> {
+        let answer = self.ask_and_follow(endpoint, head).await?;
+        if !answer.refuses_head() {
+            return Ok(Found::of(answer.success().await?.response.headers()));
+        }
+        body::scrap(answer.response).await;
+        let get = Ask { method: Method::GET, range: Some("bytes=0-0".to_owned()), ..head.clone() };
+        let answer = self.ask(endpoint, &get).await?;
+        let (status, headers) = (answer.response.status(), answer.response.headers());
+        match status {
+            StatusCode::OK => Ok(Found::of(headers)),
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                Ok(Found { size: whole_length(headers), ..Found::of(headers) })
+            }
+            _ => Err(answer.refusal().await),
+        }
     }
 
     async fn document(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Document, Error> {
         let answer = self.ask(endpoint, ask).await?.success().await?;
-        no_html(&answer)?;
+        check_document(&answer)?;
         let Found { digest, media_type, .. } = Found::of(answer.response.headers());
         let bytes = self.read(answer, LARGEST_MANIFEST).await?;
         Ok(Document { bytes, media_type, digest })
@@ -233,10 +251,11 @@ impl fmt::Debug for Client {
     }
 }
 
-pub(super) fn no_html(answer: &Answer) -> Result<(), Error> {
-    if is_html(answer.response.headers()) {
-        Err(answer.bad("a web page in place of an answer"))
-    } else {
-        Ok(())
+/// What no document may come as.
+pub(super) fn check_document(answer: &Answer) -> Result<(), Error> {
+    let headers = answer.response.headers();
+    if is_html(headers) {
+        return Err(answer.bad("a web page in place of an answer"));
     }
+    if is_encoded(headers) { Err(answer.bad("a document that is compressed")) } else { Ok(()) }
 }

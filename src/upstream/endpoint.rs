@@ -38,9 +38,14 @@ impl Endpoint {
         &self.base
     }
 
-    /// The URL of a path that starts with `/v2/`, with its query.
+    /// The URL of a path with its query. A path is never read as a reference, which could name another host
+    /// (`//host/…`): some come out of the upstream's own links.
     pub(super) fn url(&self, path: &str) -> Url {
-        self.base.join(path).expect("names, tags and digests make a valid path")
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let mut url = self.base.clone();
+        url.set_path(path);
+        url.set_query(query);
+        url
     }
 
     /// What the endpoint asked for the last time that it asked for something.
@@ -79,5 +84,24 @@ impl Endpoint {
             Ok::<bool, ()>(addresses.any(|address| !is_private(address.ip())))
         });
         resolved.await.copied().unwrap_or(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_never_leave_the_endpoint() {
+        let endpoint = Endpoint::new(&"https://r.example:5000".parse().unwrap(), true);
+        for (path, url) in [
+            ("/v2/a/tags/list?n=1000", "https://r.example:5000/v2/a/tags/list?n=1000"),
+            ("//evil.example/v2/", "https://r.example:5000//evil.example/v2/"),
+            ("/\\evil.example?a=b?c", "https://r.example:5000//evil.example?a=b?c"),
+            ("https://evil.example/", "https://r.example:5000/https://evil.example/"),
+            ("/v2/%2e%2e/x%3Fy?last=%26", "https://r.example:5000/x%3Fy?last=%26"),
+        ] {
+            assert_eq!(endpoint.url(path).as_str(), url, "{path}");
+        }
     }
 }

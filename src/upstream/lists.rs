@@ -6,7 +6,7 @@ use http::header::{CONTENT_TYPE, LINK};
 
 use super::answer::text;
 use super::asking::{Answer, Ask};
-use super::client::no_html;
+use super::client::check_document;
 use super::endpoint::Endpoint;
 use super::{Client, Error};
 use crate::oci::{Digest, Kind, OCI_INDEX, Referrers, RepositoryName, TagList, next_link};
@@ -98,7 +98,7 @@ async fn usable(answer: Answer, kind: Kind) -> Result<Answer, Error> {
         }
     }
     let answer = answer.success().await?;
-    no_html(&answer)?;
+    check_document(&answer)?;
     Ok(answer)
 }
 

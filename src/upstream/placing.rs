@@ -51,9 +51,10 @@ pub(super) fn place(
     Ok(Placed { skip, total })
 }
 
-/// The blob's length out of a 416, `Content-Range: bytes */1234`.
-pub(super) fn unsatisfiable_total(headers: &HeaderMap) -> Option<u64> {
-    text(headers, CONTENT_RANGE)?.trim().strip_prefix("bytes */")?.parse().ok()
+/// The whole blob's length as a 206 or 416 states it: `Content-Range: bytes 0-0/1234`, `bytes */1234`.
+pub(super) fn whole_length(headers: &HeaderMap) -> Option<u64> {
+    let (_, length) = text(headers, CONTENT_RANGE)?.trim().strip_prefix("bytes ")?.split_once('/')?;
+    length.parse().ok()
 }
 
 #[cfg(test)]
@@ -110,7 +111,8 @@ mod tests {
         assert_eq!(span(4, Some(10)).unwrap(), "bytes=4-9");
         assert_eq!(span(4, None).unwrap(), "bytes=4-");
         let headers = |range: &str| HeaderMap::from_iter([(CONTENT_RANGE, range.parse().unwrap())]);
-        assert_eq!(unsatisfiable_total(&headers("bytes */10")), Some(10));
-        assert_eq!(unsatisfiable_total(&headers("bytes */*")), None);
+        assert_eq!(whole_length(&headers("bytes */10")), Some(10));
+        assert_eq!(whole_length(&headers("bytes 0-0/10")), Some(10));
+        assert_eq!(whole_length(&headers("bytes */*")), None);
     }
 }

@@ -18,7 +18,7 @@ use hyper::body::{Body, Incoming};
 
 use super::asking::{Answer, Ask};
 use super::endpoint::Endpoint;
-use super::placing::{Placed, place, span, unsatisfiable_total};
+use super::placing::{Placed, place, span, whole_length};
 use super::wire::root;
 use super::{Client, Error};
 use crate::backoff::Backoff;
@@ -231,7 +231,7 @@ impl Transfer {
         let mut answer = self.client.ask(endpoint, &ask).await?;
         if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE && ask.range.is_some() {
             // All of it is there already, or this registry takes exception to the range: once more without.
-            let total = unsatisfiable_total(answer.response.headers()).or(self.content.total);
+            let total = whole_length(answer.response.headers()).or(self.content.total);
             if total == Some(self.offset) {
                 return Ok((None, total));
             }

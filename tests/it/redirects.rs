@@ -76,6 +76,22 @@ async fn a_signed_url_that_is_over_is_asked_for_afresh_once() {
 }
 
 #[tokio::test]
+async fn a_url_signed_for_get_alone() {
+    let (registry, cdn, blob) = with_cdn().await;
+    let empty = Blob::random(1, 0);
+    registry.put_blob("app", &empty);
+    let rig = Plan::at(&registry).rig();
+    for status in [400, 403, 405] {
+        cdn.clear();
+        cdn.fault(Match::any().method("HEAD"), Times::N(2), Fault::status(status));
+        assert_eq!(rig.head_blob("app", &blob).await.unwrap().size, Some(SIZE as u64), "{status}");
+        assert_eq!(rig.head_blob("app", &empty).await.unwrap().size, Some(0), "{status}");
+        let ranges: Vec<String> = cdn.requests().iter().map(|r| r.header("range").to_owned()).collect();
+        assert_eq!(ranges, ["", "bytes=0-0", "", "bytes=0-0"], "{status}");
+    }
+}
+
+#[tokio::test]
 async fn urls_run_out_in_the_middle_of_a_transfer() {
     let (registry, cdn, blob) = with_cdn().await;
     let rig = Plan::at(&registry).rig();

@@ -240,6 +240,8 @@ async fn a_manifest_costs_one_get_and_is_bounded() {
     assert_eq!(bad_answer(rig.manifest("app", "large").await), "a document of more than 8388608 bytes");
     registry.set(|behaviour| behaviour.quirks.no_length = true);
     assert_eq!(bad_answer(rig.manifest("app", "large").await), "a document of more than 8388608 bytes");
+    registry.fault(Match::any(), Times::Once, Fault::header("content-encoding", "gzip"));
+    assert_eq!(bad_answer(rig.manifest("app", "fits").await), "a document that is compressed");
     registry.fault(Match::any(), Times::Once, Fault::CutAfter(1000));
     let broken = rig.manifest("app", "fits").await.unwrap_err();
     assert!(matches!(broken, Error::BrokenOff { received: 1000, .. }), "{broken}");
@@ -379,6 +381,14 @@ async fn tags_in_pages() {
 
     registry.set(|behaviour| behaviour.tags_page = Some(10));
     assert_eq!(bad_answer(tags().await), "a list without an end");
+    registry.clear();
+    let away = "<//elsewhere.example/v2/>; rel=\"next\"";
+    registry.fault(Match::path("/tags/"), Times::Once, Fault::header("link", away));
+    assert_eq!(bad_answer(tags().await), "a next page on another host");
+    let disguised = format!("<{}//elsewhere.example/>; rel=\"next\"", registry.url());
+    registry.fault(Match::path("/tags/"), Times::Once, Fault::header("link", &disguised));
+    assert_eq!(tags().await.unwrap_err(), Error::NotFound { endpoint: registry.host() });
+    assert!(registry.requests().iter().all(|request| request.host == registry.host()));
     for (link, reason) in [
         ("<https://elsewhere.example/v2/app/tags/list?last=x>; rel=\"next\"", "a next page on another host"),
         ("<http://[>; rel=\"next\"", "a next page at a malformed URL"),
