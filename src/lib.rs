@@ -6,14 +6,20 @@
 pub mod oci;
 
 pub mod secret;
-
 pub mod backoff;
 pub mod lifecycle;
-
 pub mod config;
 pub mod telemetry;
 
+pub mod routing;
+pub mod freshness;
+pub mod access;
+
+pub mod store;
 pub mod scheduler;
 pub mod upstream;
+
+pub mod server;
+pub mod admin;
 
 pub mod cli;

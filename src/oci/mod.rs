@@ -23,7 +23,7 @@ pub use link::{Page, next_link, next_page};
 pub use listing::{Referrers, TagList};
 pub use manifest::{Manifest, fallback_tag};
 pub use media_type::{Accept, MANIFEST_ACCEPT, OCI_INDEX, is_index, is_manifest};
-pub use name::{RegistryHost, RepositoryName};
+pub use name::{RegistryHost, Repository, RepositoryName};
 pub use range::{ByteRange, RangeSpec, Ranges, Selection};
 pub use reference::{ImageReference, Reference, Tag};
 pub use request::{BadRequest, Kind, OciRequest};

@@ -16,6 +16,15 @@ pub struct RepositoryName(Arc<str>);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryHost(Arc<str>);
 
+/// A repository and the registry that it is in, `docker.io/library/nginx`. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Repository {
+    /// The registry.
+    pub registry: RegistryHost,
+    /// The name within it.
+    pub name: RepositoryName,
+}
+
 /// Clients cap host, slash and name at 255 characters together; a longer name can belong to nobody.
 const LONGEST_NAME: usize = 255;
 
@@ -91,6 +100,24 @@ impl fmt::Display for RepositoryName {
 impl fmt::Display for RegistryHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Repository {
+    type Err = Malformed;
+
+    /// Reads what [`Repository`] prints: the first component is the registry.
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let missing =
+            || Malformed::new(text, "a repository with its registry, such as docker.io/library/nginx");
+        let (registry, name) = text.split_once('/').ok_or_else(missing)?;
+        Ok(Repository { registry: registry.parse()?, name: name.parse()? })
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.name)
     }
 }
 

@@ -52,6 +52,11 @@ impl Metrics {
         self.add(HistogramVec::new(options, labels))
     }
 
+    /// Metrics that are found out when asked for, under whatever names they have.
+    pub fn register(&self, collector: Box<dyn Collector>) {
+        self.registry.register(collector).expect("a metric's name stands only once");
+    }
+
     /// Everything, in the text format that Prometheus scrapes.
     pub fn render(&self) -> String {
         let families = self.registry.gather();

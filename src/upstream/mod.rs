@@ -1,10 +1,48 @@
 //! Speaks to other people's registries: connect, log in, redirect, resume.
+//!
+//! ```text
+//! Client ── endpoints in order ──▶ asking ── login ──▶ token, credentials (docker_config, helper)
+//!   │                                │  └── redirect
+//!   ├ manifests, lists               ▼
+//!   └ Transfer (resumes)            wire ── connect ── proxy, tls
+//! ```
+//!
+//! Every call needs a [`Lease`](crate::scheduler::Lease) (I2). Credentials go where `trust` lets them, and
+//! requests where `endpoint` lets them reach (I6); both are plain judgement with tables of cases beside it.
+//! Every wait is within a time limit (I8): connecting, the headers of an answer, the pause between two pieces
+//! of a body, a helper program. Bodies are handed on as they come; nothing here checks a digest, keeps an
+//! answer or decides when to ask again.
 
+mod address;
+mod answer;
+mod asking;
+mod body;
+mod challenge;
+mod client;
+mod connect;
+mod credentials;
+mod docker_config;
+mod endpoint;
 mod error;
+mod helper;
+mod lists;
+mod login;
+mod metrics;
+mod placing;
+mod proxy;
+mod redirect;
+mod tls;
+mod token;
+mod transfer;
+mod trust;
+mod wire;
 
 use bytes::Bytes;
 
+pub use client::{BadSetup, Client};
 pub use error::{Error, Next};
+pub use metrics::UpstreamMetrics;
+pub use transfer::Transfer;
 
 use crate::oci::Digest;
 

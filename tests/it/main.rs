@@ -2,8 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 #![allow(clippy::disallowed_methods)] // the fakes spawn their own servers
 
+mod admin;
 mod cli;
 mod docs;
 mod floors;
+mod server;
 mod support;
 mod support_works;
+
+mod redirects;
+mod upstream_auth;
+mod upstream_quirks;
+mod upstream_rig;
+mod upstream_transfers;

@@ -1,0 +1,125 @@
+//! The operator's door: metrics, health and readiness, on an address of its own.
+//!
+//! It runs on a thread and a runtime of its own, so that it answers while the house is full, and it is told to
+//! stop apart from the house, so that `/readyz` can say "draining" to the end.
+//!
+//! Leaves out who may ask: whoever reaches the address may. On a loopback address a page in the operator's
+//! browser is kept out by its `Host` (see `guard`); other addresses are for the network to guard.
+
+mod answer;
+mod guard;
+mod pages;
+mod process;
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use crate::lifecycle::Lifecycle;
+use crate::server::{self, Limits, ServerMetrics};
+use crate::telemetry::Metrics;
+use guard::Guard;
+use process::ProcessCollector;
+
+/// Connections at once: a scraper, a probe and a few operators.
+const CONNECTIONS: usize = 64;
+/// How long a stop waits for answers that are under way.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// What the operator can see.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    metrics: Metrics,
+    house: Lifecycle,
+}
+
+/// The running door. Dropping it stops the door without waiting.
+#[derive(Debug)]
+pub struct AdminHandle {
+    life: Lifecycle,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Admin {
+    /// The door of the house that counts in `metrics` and lives by `house`. Registers what is known of the
+    /// process itself.
+    pub fn new(metrics: Metrics, house: Lifecycle) -> Admin {
+        let version = env!("CARGO_PKG_VERSION");
+        let build = metrics.gauges("build_info", "Always 1; the label names the version.", &["version"]);
+        build.with_label_values(&[version]).set(1);
+        metrics.register(Box::new(ProcessCollector::new()));
+        Admin { metrics, house }
+    }
+}
+
+/// Opens the door on `listener`.
+///
+/// # Errors
+/// When the system refuses a thread, or what a runtime needs.
+pub fn spawn(listener: TcpListener, admin: Admin) -> io::Result<AdminHandle> {
+    let guard = Guard::new(listener.local_addr()?);
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let life = Lifecycle::default();
+    let (end, ended) = oneshot::channel();
+    let own = life.clone();
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        if let Err(error) = run(&runtime, listener, own, admin, guard) {
+            tracing::error!(%error, "the admin address does not answer");
+        }
+        drop(runtime); // and with it what did not end in time
+        // Nobody waits any more when the handle was dropped.
+        let _ = end.send(());
+    })?;
+    Ok(AdminHandle { life, ended })
+}
+
+impl AdminHandle {
+    /// Stops the door and waits until it has closed. Called last, when the house has drained.
+    pub async fn stop(mut self) {
+        self.life.stop();
+        // An error means that the thread has ended already.
+        let _ = (&mut self.ended).await;
+    }
+}
+
+impl Drop for AdminHandle {
+    fn drop(&mut self) {
+        self.life.stop();
+    }
+}
+
+/// The thread's whole life.
+fn run(
+    runtime: &Runtime,
+    listener: TcpListener,
+    life: Lifecycle,
+    admin: Admin,
+    guard: Guard,
+) -> io::Result<()> {
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        // The operator's connections are not counted among the clients'.
+        let uncounted = ServerMetrics::new(&Metrics::default());
+        let admin = Arc::new(admin);
+        let handler = move |request: http::Request<hyper::body::Incoming>| {
+            let (admin, refused) = (Arc::clone(&admin), guard.check(&request));
+            async move { refused.unwrap_or_else(|| pages::answer(&admin, &request)) }
+        };
+        let serving =
+            server::serve(listener, None, Limits::new(CONNECTIONS), life.clone(), uncounted, handler);
+        let drained = async {
+            life.stopping().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            () = serving => {}
+            () = drained => {}
+        }
+        Ok(())
+    })
+}

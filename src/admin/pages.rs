@@ -1,0 +1,74 @@
+use http::{Method, Request, Response, StatusCode};
+
+use super::Admin;
+use super::answer;
+use crate::lifecycle::Phase;
+use crate::server::Body;
+
+/// What Prometheus expects of its text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4";
+
+/// What a path means. The API and the status page get their variants here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Page {
+    Index,
+    Metrics,
+    Health,
+    Readiness,
+}
+
+impl Page {
+    const ALL: [Page; 4] = [Page::Index, Page::Metrics, Page::Health, Page::Readiness];
+
+    fn path(self) -> &'static str {
+        match self {
+            Page::Index => "/",
+            Page::Metrics => "/metrics",
+            Page::Health => "/healthz",
+            Page::Readiness => "/readyz",
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Page::Index => "this list",
+            Page::Metrics => "what is counted, for Prometheus",
+            Page::Health => "200 while the process works",
+            Page::Readiness => "200 while pulls are served, 503 while starting and draining",
+        }
+    }
+
+    fn at(path: &str) -> Option<Page> {
+        Page::ALL.into_iter().find(|page| page.path() == path)
+    }
+}
+
+/// Answers one request.
+pub(super) fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<Body> {
+    let Some(page) = Page::at(request.uri().path()) else {
+        return answer::error(StatusCode::NOT_FOUND, "not_found", "No such page. GET / lists what is here.");
+    };
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return answer::wrong_method("GET, HEAD");
+    }
+    match page {
+        Page::Index => answer::text(StatusCode::OK, index()),
+        Page::Metrics => answer::typed(StatusCode::OK, METRICS_TYPE, admin.metrics.render()),
+        Page::Health => answer::text(StatusCode::OK, "ok\n"),
+        Page::Readiness => readiness(admin.house.phase()),
+    }
+}
+
+fn index() -> String {
+    let head = format!("Tidelock {}\n\n", env!("CARGO_PKG_VERSION"));
+    let lines = Page::ALL.map(|page| format!("{:<10} {}\n", page.path(), page.about()));
+    head + &lines.concat()
+}
+
+fn readiness(phase: Phase) -> Response<Body> {
+    let status = match phase {
+        Phase::Ready => StatusCode::OK,
+        Phase::Starting | Phase::Draining | Phase::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    answer::text(status, format!("{}\n", phase.as_str()))
+}

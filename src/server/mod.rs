@@ -1,0 +1,155 @@
+//! Sockets, TLS, connections, draining; knows no registry word.
+//!
+//! ```text
+//! bind ──▶ serve: accept ──▶ a free slot ──▶ connection task ──▶ handler, once per request
+//!                   │                            first byte: TLS or not? ── refused in clear words
+//!            stop: accept ends                   handshake ── HTTP/1.1 or HTTP/2
+//!                                                patience: every wait has an end (I8)
+//! ```
+//!
+//! Stopping closes the listening socket at once, then idle connections; answers that are under way finish, and
+//! [`serve`] returns when the last connection has ended. How long that may take is the caller's affair.
+//!
+//! Leaves out what a request means, access logs and errors with a body: that is the handler's. The handler
+//! finds a [`Peer`] among the request's extensions.
+
+mod body;
+mod connection;
+mod listener;
+mod metrics;
+mod patience;
+mod tls;
+mod validity;
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+
+pub use body::{Body, BoxError};
+pub use listener::{BindError, bind};
+pub use metrics::ServerMetrics;
+pub use tls::{Reload, Tls, TlsError};
+
+use crate::lifecycle::Lifecycle;
+use connection::Door;
+use listener::Acceptor;
+
+/// Who sent a request: an extension of every request that the handler gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Where the connection comes from; an IPv4 address is written as such, whatever the socket.
+    pub addr: SocketAddr,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+}
+
+/// What a connection may take. Clones share the slots, so that several listeners have one limit together.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections served at once.
+    pub slots: Slots,
+    /// For the whole TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From the first byte of a request, or the start of a connection, to the end of the request's head.
+    pub header_read_timeout: Duration,
+    /// Between two requests of one connection.
+    pub idle_timeout: Duration,
+    /// Within a request, without a byte either way.
+    pub stall_timeout: Duration,
+}
+
+/// Leave for so many connections at once. Clones draw on the same slots.
+#[derive(Debug, Clone)]
+pub struct Slots {
+    free: Arc<Semaphore>,
+    all: usize,
+    warned: Arc<Mutex<Option<Instant>>>,
+}
+
+/// How often the log says that the slots are taken: a mirror at its limit gets there with every connection.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+impl Limits {
+    /// The usual patience, with `max_connections` slots.
+    pub fn new(max_connections: usize) -> Limits {
+        Limits {
+            slots: Slots::new(max_connections),
+            handshake_timeout: Duration::from_secs(10),
+            header_read_timeout: Duration::from_secs(10),
+            // Longer than the 90 s after which Go's clients drop an idle connection themselves, so that they
+            // do not send a request into a closing one.
+            idle_timeout: Duration::from_secs(120),
+            // As patient as the kubelet, which gives up on a pull after five minutes without progress.
+            stall_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Slots {
+    /// `all` slots, every one free.
+    pub fn new(all: usize) -> Slots {
+        let all = all.min(Semaphore::MAX_PERMITS);
+        Slots { free: Arc::new(Semaphore::new(all)), all, warned: Arc::default() }
+    }
+
+    /// Takes a slot until dropped, waiting for one if need be. First come, first served.
+    async fn take(&self) -> OwnedSemaphorePermit {
+        if self.free.available_permits() == 0 {
+            self.warn();
+        }
+        Arc::clone(&self.free).acquire_owned().await.expect("the slots are never closed")
+    }
+
+    fn warn(&self) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            *warned = Some(Instant::now());
+            tracing::warn!(
+                limit = self.all,
+                "every connection slot is taken: new connections wait (server.max_connections)"
+            );
+        }
+    }
+}
+
+/// Accepts connections and has `handler` answer their requests, until `life` is told to stop and every
+/// connection has ended. A handler that panics ends its own request and nothing else.
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    limits: Limits,
+    life: Lifecycle,
+    metrics: ServerMetrics,
+    handler: H,
+) where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let mut acceptor = Acceptor::new(listener, metrics.clone());
+    let slots = limits.slots.clone();
+    let door = Arc::new(Door::new(tls, limits, life.clone(), metrics, handler));
+    let connections = TaskTracker::new();
+    let mut stopping = pin!(life.stopping());
+    loop {
+        // The slot comes after the connection: a listener that held one while nobody knocks would keep it
+        // from the other listeners. One accepted connection waits here, the rest in the kernel's queue.
+        let next = async { (acceptor.accept().await, slots.take().await) };
+        let ((stream, addr), slot) = tokio::select! {
+            biased;
+            () = &mut stopping => break,
+            next = next => next,
+        };
+        let connection = Arc::clone(&door).serve(stream, addr, slot);
+        life.spawn("connection", connections.track_future(connection));
+    }
+    drop(acceptor); // from here on the port refuses
+    connections.close();
+    connections.wait().await;
+}

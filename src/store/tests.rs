@@ -1,0 +1,213 @@
+//! The store from outside: through its own verbs, on a real directory.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::config::{ByteSize, SizeLimit};
+use crate::oci::Algorithm;
+
+struct House {
+    folder: tempfile::TempDir,
+    limit: u64,
+}
+
+impl House {
+    fn new(limit: u64) -> House {
+        House { folder: tempfile::tempdir().unwrap(), limit }
+    }
+
+    /// A start of the process on this directory. Without `close`, what follows is a start after a kill.
+    fn start(&self) -> (Store, Lifecycle) {
+        let life = Lifecycle::default();
+        let config = Cache {
+            dir: self.folder.path().to_owned(),
+            max_size: SizeLimit::Bytes(ByteSize(self.limit)),
+            min_free: ByteSize(0),
+        };
+        (Store::open(&config, &life, &Metrics::default()).unwrap(), life)
+    }
+
+    fn files(&self, folder: &str) -> usize {
+        fn count(path: &std::path::Path) -> usize {
+            let entries = fs::read_dir(path).unwrap().flatten();
+            entries.map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
+        }
+        count(&self.folder.path().join(folder))
+    }
+}
+
+async fn end(store: Store, life: Lifecycle) {
+    life.stop();
+    life.wait().await;
+    drop(store);
+}
+
+fn blob(seed: u8, length: usize) -> (Digest, Bytes) {
+    let bytes: Vec<u8> = (0..length).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)).collect();
+    (Digest::of(Algorithm::Sha256, &bytes), Bytes::from(bytes))
+}
+
+async fn keep(store: &Store, seed: u8, length: usize) -> Digest {
+    let (digest, bytes) = blob(seed, length);
+    let mut partial = store.partial(digest, Some(length as u64)).await.unwrap();
+    let kept = usize::try_from(partial.kept()).unwrap();
+    for chunk in bytes[kept..].chunks(70_000) {
+        partial.write(Bytes::copy_from_slice(chunk)).await.unwrap();
+    }
+    let length = partial.prove().await.unwrap();
+    partial.promote(length).await.unwrap();
+    digest
+}
+
+async fn read(blob: &Blob) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < blob.size() {
+        let left = blob.size() - bytes.len() as u64;
+        bytes.extend_from_slice(&read_at(blob.file(), bytes.len() as u64, left).await.unwrap());
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn what_comes_in_goes_out_also_after_a_restart() {
+    let house = House::new(10 << 20);
+    let (store, life) = house.start();
+    let digest = keep(&store, 1, 1_000_000).await;
+    let opened = store.open_blob(&digest).await.unwrap();
+    assert!(read(&opened).await == blob(1, 1_000_000).1);
+    drop(opened);
+    store.close().await;
+    end(store, life).await;
+    let (store, life) = house.start();
+    assert_eq!(store.size(&digest).await, Some(1_000_000));
+    assert_eq!(store.0.metrics.bytes.get(), 1_000_000);
+    assert_eq!(house.files("ingest"), 0);
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn wrong_bytes_get_no_name() {
+    let house = House::new(1 << 20);
+    let (store, life) = house.start();
+    let (digest, _) = blob(1, 100);
+    let mut partial = store.partial(digest, Some(100)).await.unwrap();
+    partial.write(blob(2, 100).1).await.unwrap();
+    assert!(matches!(partial.prove().await, Err(Error::Mismatch)));
+    drop(partial);
+    assert!(store.open_blob(&digest).await.is_none());
+    assert!(matches!(store.put_document(digest, blob(2, 9).1).await, Err(Error::Mismatch)));
+    assert_eq!((house.files("ingest"), house.files("blobs")), (0, 0));
+    assert_eq!(store.0.metrics.bytes.get(), 0);
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn a_partial_goes_on_after_a_restart() {
+    let house = House::new(10 << 20);
+    let (store, life) = house.start();
+    let (digest, bytes) = blob(3, 300_000);
+    let mut partial = store.partial(digest, Some(300_000)).await.unwrap();
+    partial.write(bytes.slice(..200_000)).await.unwrap();
+    let mut committed = partial.committed();
+    committed.wait_for(|count| *count == 200_000).await.unwrap();
+    drop(partial);
+    assert_eq!(store.0.metrics.bytes.get(), 200_000, "what is left over counts");
+    end(store, life).await;
+    let (store, life) = house.start();
+    assert_eq!(store.0.metrics.bytes.get(), 200_000);
+    let partial = store.partial(digest, Some(300_000)).await.unwrap();
+    assert_eq!(partial.kept(), 200_000 - 65_536);
+    drop(partial);
+    let digest = keep(&store, 3, 300_000).await;
+    assert!(read(&store.open_blob(&digest).await.unwrap()).await == bytes);
+    assert_eq!(store.0.metrics.bytes.get(), 300_000);
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn the_least_recently_used_goes_and_readers_are_not_cut() {
+    let house = House::new(3000);
+    let (store, life) = house.start();
+    let first = keep(&store, 1, 1000).await;
+    let second = keep(&store, 2, 1000).await;
+    let third = keep(&store, 3, 1000).await;
+    // Use times are in milliseconds; the order must not hang on the machine's speed.
+    store.0.used.lock().unwrap().extend([
+        (second, u64::MAX - 3),
+        (first, u64::MAX - 2),
+        (third, u64::MAX - 1),
+    ]);
+    let reading = store.open_blob(&second).await.unwrap();
+    store.0.used.lock().unwrap().remove(&second);
+    let fourth = keep(&store, 4, 1000).await;
+    assert!(store.size(&second).await.is_some(), "it is being read");
+    assert!(store.size(&first).await.is_none(), "it was the oldest of the others");
+    assert_eq!(store.0.metrics.bytes.get(), 3000);
+    assert!(read(&reading).await == blob(2, 1000).1);
+    drop(reading);
+    for digest in [third, fourth] {
+        assert!(store.size(&digest).await.is_some());
+    }
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn what_can_never_fit_is_refused_and_evicts_nothing() {
+    let house = House::new(3000);
+    let (store, life) = house.start();
+    let digest = keep(&store, 1, 1000).await;
+    assert!(matches!(store.partial(blob(9, 1).0, Some(3001)).await, Err(Error::NoRoom { .. })));
+    assert!(store.size(&digest).await.is_some());
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn a_kill_between_name_and_index_loses_nothing() {
+    let house = House::new(1 << 20);
+    let (store, life) = house.start();
+    let (digest, bytes) = blob(5, 500);
+    fs::write(store.0.tree.blob(&digest), &bytes).unwrap();
+    assert_eq!(store.size(&digest).await, Some(500), "found when it is asked for");
+    let (other, bytes) = blob(6, 600);
+    fs::write(store.0.tree.blob(&other), &bytes).unwrap();
+    end(store, life).await;
+    let (store, life) = house.start();
+    let inner = Arc::clone(&store.0);
+    recovery::adopt_all(inner, Lifecycle::default()).await;
+    assert!(store.0.index.entry(&other).is_some(), "found by looking through the tree");
+    assert_eq!(store.0.metrics.bytes.get(), 1100);
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn damaged_blobs_and_a_damaged_index_heal() {
+    let house = House::new(1 << 20);
+    let (store, life) = house.start();
+    let digest = keep(&store, 7, 700).await;
+    fs::write(store.0.tree.blob(&digest), b"short").unwrap();
+    assert!(store.open_blob(&digest).await.is_none());
+    assert_eq!(store.0.metrics.bytes.get(), 0);
+    let digest = keep(&store, 7, 700).await;
+    fs::remove_file(store.0.tree.blob(&digest)).unwrap();
+    assert!(store.open_blob(&digest).await.is_none());
+    let digest = keep(&store, 7, 700).await;
+    let index = store.0.tree.index();
+    end(store, life).await;
+    fs::write(index, b"not a database").unwrap();
+    let (store, life) = house.start();
+    assert_eq!(store.size(&digest).await, Some(700));
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn documents_come_from_memory_and_from_disk() {
+    let house = House::new(1 << 20);
+    let (store, life) = house.start();
+    let (digest, bytes) = blob(8, 2000);
+    store.put_document(digest, bytes.clone()).await.unwrap();
+    assert_eq!(store.document(&digest).await, Some(bytes.clone()));
+    end(store, life).await;
+    let (store, life) = house.start();
+    assert_eq!(store.document(&digest).await, Some(bytes));
+    end(store, life).await;
+}

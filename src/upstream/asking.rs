@@ -1,0 +1,210 @@
+//! One question to one endpoint: log in where asked to, follow where sent.
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
+use http::{Method, Response, StatusCode};
+use hyper::body::Incoming;
+use url::Url;
+
+use super::answer::refusal;
+use super::challenge::Challenge;
+use super::endpoint::Endpoint;
+use super::login::{Grant, Visit};
+use super::metrics::Purpose;
+use super::redirect::{Trail, is_redirect};
+use super::trust::host_of;
+use super::wire::{Hop, Reach};
+use super::{Client, Error, body};
+use crate::oci::{Kind, RepositoryName};
+
+/// A question, the same for every endpoint.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub(super) kind: Kind,
+    pub(super) method: Method,
+    /// Path and query.
+    pub(super) path: String,
+    pub(super) accept: &'static str,
+    /// `Range`.
+    pub(super) range: Option<String>,
+    pub(super) account: Option<usize>,
+    scope: String,
+}
+
+/// An answer that is neither a redirect nor a request to log in.
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    /// Who gave it: the endpoint, or where it sent us.
+    pub(super) host: String,
+    redirected: bool,
+}
+
+/// One with what a challenge says, one with what is kept, one with something fresh: a fourth is of no use.
+const MOST_LOGINS: usize = 3;
+
+impl Ask {
+    /// About something within a repository; `rest` is what follows its name in the path.
+    pub(super) fn about(kind: Kind, method: Method, repository: &RepositoryName, rest: &str) -> Ask {
+        Ask {
+            kind,
+            method,
+            path: format!("/v2/{repository}/{rest}"),
+            accept: "*/*",
+            range: None,
+            account: None,
+            scope: format!("repository:{repository}:pull"),
+        }
+    }
+
+    pub(super) fn accepting(self, accept: &'static str) -> Ask {
+        Ask { accept, ..self }
+    }
+
+    pub(super) fn paid_by(self, account: Option<usize>) -> Ask {
+        Ask { account, ..self }
+    }
+}
+
+impl Answer {
+    /// This answer if it is a plain success, else the error that it stands for.
+    pub(super) async fn success(self) -> Result<Answer, Error> {
+        if self.response.status() == StatusCode::OK { Ok(self) } else { Err(self.refusal().await) }
+    }
+
+    pub(super) async fn refusal(self) -> Error {
+        refusal(self.response, self.host).await
+    }
+
+    pub(super) fn bad(&self, reason: &str) -> Error {
+        Error::BadAnswer { endpoint: self.host.clone(), reason: reason.to_owned() }
+    }
+
+    /// A signed URL is over sooner than one thinks, and its host says so in one of these ways.
+    fn is_over(&self) -> bool {
+        self.redirected && matches!(self.response.status().as_u16(), 400 | 401 | 403)
+    }
+}
+
+impl Client {
+    /// The endpoint's answer, or that of where it sends us. A signed URL that is refused is asked for afresh,
+    /// once.
+    pub(super) async fn ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Error> {
+        let answer = self.ask_and_follow(endpoint, ask).await?;
+        if !answer.is_over() {
+            return Ok(answer);
+        }
+        body::scrap(answer.response).await;
+        self.ask_and_follow(endpoint, ask).await
+    }
+
+    async fn ask_and_follow(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Error> {
+        let url = endpoint.url(&ask.path);
+        let (mut response, grant) = self.be_let_in(endpoint, ask, &url).await?;
+        let mut trail = Trail::new(&url);
+        let mut redirected = false;
+        while is_redirect(response.status()) {
+            redirected = true;
+            self.go_on(&mut trail, response).await?;
+            let shown = grant.as_ref().filter(|_| trail.is_at_home()).map(Grant::header);
+            let reach = endpoint.reach(trail.here(), &self.wire).await;
+            response = self.send(ask, trail.here(), reach, shown).await?;
+            if response.status() == StatusCode::UNAUTHORIZED && !trail.is_at_home() {
+                response = self.be_let_in_abroad(ask, trail.here(), reach, response).await?;
+            }
+        }
+        Ok(Answer { response, host: host_of(trail.here()), redirected })
+    }
+
+    /// Follows the `Location` of a redirect, which is never kept.
+    async fn go_on(&self, trail: &mut Trail, response: Response<Incoming>) -> Result<(), Error> {
+        let location = response.headers().get(LOCATION).map(|value| value.as_bytes().to_vec());
+        body::scrap(response).await;
+        let location = location.ok_or("a redirect to nowhere");
+        let gone = location.and_then(|location| trail.go(&String::from_utf8_lossy(&location)));
+        gone.map_err(|reason| Error::BadAnswer { endpoint: host_of(trail.here()), reason: reason.to_owned() })
+    }
+
+    /// Asks the endpoint itself until it lets us in or there is nothing more to show.
+    async fn be_let_in(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask,
+        url: &Url,
+    ) -> Result<(Response<Incoming>, Option<Grant>), Error> {
+        let visit = Visit { endpoint, account: ask.account, scope: &ask.scope };
+        let mut grant = self.logins.at_hand(visit).await?;
+        for _ in 0..MOST_LOGINS {
+            let response = self.send(ask, url, Reach::Anywhere, grant.as_ref().map(Grant::header)).await?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return Ok((response, grant));
+            }
+            let challenge = challenge(response.headers());
+            body::scrap(response).await;
+            let challenge = match challenge.or_else(|| endpoint.challenge()) {
+                Some(challenge) => challenge,
+                None => self.ask_for_challenge(endpoint, ask.account).await?,
+            };
+            grant = self.logins.after_401(visit, grant, challenge).await?;
+            if grant.is_none() {
+                break;
+            }
+        }
+        Err(Error::Hidden { endpoint: endpoint.host.clone() })
+    }
+
+    /// Some registries (GCR once) challenge at `/v2/` only.
+    async fn ask_for_challenge(
+        &self,
+        endpoint: &Endpoint,
+        account: Option<usize>,
+    ) -> Result<Challenge, Error> {
+        let url = endpoint.url("/v2/");
+        let (purpose, headers) = (Purpose::Token, HeaderMap::new());
+        let (reach, method, body) = (Reach::Anywhere, Method::GET, Bytes::new());
+        let hop = Hop { purpose, account, reach, method, url: &url, headers, body };
+        let response = self.wire.send(hop).await?;
+        let challenge = challenge(response.headers());
+        body::scrap(response).await;
+        challenge.ok_or_else(|| Error::Login {
+            endpoint: endpoint.host.clone(),
+            reason: "it answered 401 without a way to log in that this mirror knows (Bearer, Basic)"
+                .to_owned(),
+        })
+    }
+
+    /// Where we were sent to may want a token of its own: an anonymous one, from its very host, or none.
+    async fn be_let_in_abroad(
+        &self,
+        ask: &Ask,
+        url: &Url,
+        reach: Reach,
+        response: Response<Incoming>,
+    ) -> Result<Response<Incoming>, Error> {
+        let Some(challenge) = challenge(response.headers()) else { return Ok(response) };
+        let Some(token) = self.logins.abroad(url, reach, challenge).await? else { return Ok(response) };
+        body::scrap(response).await;
+        self.send(ask, url, reach, Some(token)).await
+    }
+
+    async fn send(
+        &self,
+        ask: &Ask,
+        url: &Url,
+        reach: Reach,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response<Incoming>, Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(ask.accept));
+        headers.extend(authorization.map(|value| (AUTHORIZATION, value)));
+        if let Some(range) = ask.range.as_deref() {
+            headers.insert(RANGE, HeaderValue::from_str(range).expect("a range is digits and signs"));
+        }
+        let (purpose, account, method) = (Purpose::Content(ask.kind), ask.account, ask.method.clone());
+        self.wire.send(Hop { purpose, account, reach, method, url, headers, body: Bytes::new() }).await
+    }
+}
+
+fn challenge(headers: &HeaderMap) -> Option<Challenge> {
+    let lines = headers.get_all(WWW_AUTHENTICATE).iter();
+    Challenge::choose(lines.filter_map(|line| std::str::from_utf8(line.as_bytes()).ok()))
+}

@@ -1,0 +1,83 @@
+//! One endpoint of an upstream, and what is remembered of it.
+
+use std::sync::Mutex;
+
+use tokio::sync::OnceCell;
+use url::Url;
+
+use super::address::{is_private, is_private_host};
+use super::challenge::Challenge;
+use super::trust::host_of;
+use super::wire::{Reach, Wire};
+
+/// A base URL that requests go to.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    base: Url,
+    /// Host and port, for errors.
+    pub(super) host: String,
+    /// The last one, whose word is final.
+    pub(super) is_origin: bool,
+    // A std lock: held for a clone, never over an await.
+    challenge: Mutex<Option<Challenge>>,
+    is_public: OnceCell<bool>,
+}
+
+impl Endpoint {
+    pub(super) fn new(base: &Url, is_origin: bool) -> Endpoint {
+        Endpoint {
+            base: base.clone(),
+            host: host_of(base),
+            is_origin,
+            challenge: Mutex::new(None),
+            is_public: OnceCell::new(),
+        }
+    }
+
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// The URL of a path that starts with `/v2/`, with its query.
+    pub(super) fn url(&self, path: &str) -> Url {
+        self.base.join(path).expect("names, tags and digests make a valid path")
+    }
+
+    /// What the endpoint asked for the last time that it asked for something.
+    pub(super) fn challenge(&self) -> Option<Challenge> {
+        self.challenge.lock().expect("nothing panics while holding this lock").clone()
+    }
+
+    /// Remembers what the endpoint asks for, so that the next request carries it at once.
+    pub(super) fn remember(&self, challenge: Challenge) {
+        *self.challenge.lock().expect("nothing panics while holding this lock") = Some(challenge);
+    }
+
+    /// How far a request to `target` may reach, when this endpoint is who named it (I6).
+    pub(super) async fn reach(&self, target: &Url, wire: &Wire) -> Reach {
+        if target.host() == self.base.host() || !self.is_public(wire).await {
+            Reach::Anywhere
+        } else {
+            Reach::PublicOnly
+        }
+    }
+
+    /// Whether the endpoint is anywhere but on a network of one's own. Where a proxy resolves names, or none
+    /// resolves now, a name counts as public; only a resolved answer is remembered.
+    async fn is_public(&self, wire: &Wire) -> bool {
+        if is_private_host(&self.base) {
+            return false;
+        }
+        if wire.is_proxied(&self.base) {
+            return true;
+        }
+        let resolved = self.is_public.get_or_try_init(|| async {
+            let host = self.base.host_str().unwrap_or_default();
+            let port = self.base.port_or_known_default().unwrap_or_default();
+            let looking = tokio::net::lookup_host((host, port));
+            let mut addresses = wire.in_time(looking).await.and_then(Result::ok).ok_or(())?;
+            Ok::<bool, ()>(addresses.any(|address| !is_private(address.ip())))
+        });
+        resolved.await.copied().unwrap_or(true)
+    }
+}

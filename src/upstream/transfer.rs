@@ -1,0 +1,315 @@
+//! A blob on its way, taken up again where it breaks off.
+//!
+//! ```text
+//! Flowing ──▶ Complete
+//!  │    ▲
+//!  ▼    │ Range from where it broke: fresh login, fresh redirect, the next endpoint if need be
+//! Broken ──▶ BrokenOff (too often without a byte of progress)
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+use super::asking::{Answer, Ask};
+use super::endpoint::Endpoint;
+use super::placing::{Placed, place, span, unsatisfiable_total};
+use super::wire::root;
+use super::{Client, Error};
+use crate::backoff::Backoff;
+use crate::scheduler::Lease;
+
+/// A blob that is being fetched. Holds its lease until dropped.
+pub struct Transfer {
+    client: Arc<Client>,
+    _lease: Lease,
+    content: Content,
+    offset: u64,
+    /// Where the bytes come from now; `None` when that broke off, or there is nothing more to come.
+    flow: Option<Flow>,
+    /// The endpoint that is asked first when the flow breaks.
+    endpoint: usize,
+    patience: Patience,
+}
+
+/// Which blob.
+pub(super) struct Content {
+    pub(super) ask: Ask,
+    /// Its length, where known.
+    pub(super) total: Option<u64>,
+}
+
+struct Flow {
+    body: Incoming,
+    /// So many bytes come again that are there already.
+    skip: u64,
+    /// New bytes so far.
+    progress: u64,
+}
+
+/// A flow that has just begun; `None` where it turned out that nothing is missing.
+struct Opened {
+    flow: Option<Flow>,
+    total: Option<u64>,
+    endpoint: usize,
+}
+
+/// How often it is tried again.
+struct Patience {
+    backoff: Backoff,
+    /// Since the last byte of progress.
+    attempts: u32,
+    resumes: u32,
+}
+
+/// What came of waiting for the next bytes.
+enum Piece {
+    Data(Bytes),
+    End,
+    Broken(String),
+}
+
+/// Without a byte of progress in between.
+const MOST_ATTEMPTS: u32 = 5;
+/// Whatever the progress: a line that breaks so often would be quicker by post.
+const MOST_RESUMES: u32 = 1000;
+/// A flow that brought less than this breaks again soon: the next one is waited for.
+const FAIR_PROGRESS: u64 = 64 << 10;
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long the end of a body that is complete already is waited for.
+const PATIENCE_FOR_THE_END: Duration = Duration::from_secs(1);
+
+impl Transfer {
+    /// Asks the endpoints in order. What is kept of the blob already may be all of it; then nobody is asked.
+    pub(super) async fn begin(
+        client: Arc<Client>,
+        lease: Lease,
+        content: Content,
+        from: u64,
+    ) -> Result<Transfer, Error> {
+        let patience = Patience::new();
+        let mut transfer =
+            Transfer { client, _lease: lease, content, offset: from, flow: None, endpoint: 0, patience };
+        if from == 0 || transfer.content.total != Some(from) {
+            let opened = transfer.open().await?;
+            transfer.take_up(opened);
+        }
+        Ok(transfer)
+    }
+
+    /// The length of the whole blob, where known.
+    pub fn total(&self) -> Option<u64> {
+        self.content.total
+    }
+
+    /// Where the next byte belongs.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next bytes; `None` once all have come. Where the upstream does not tell the length, that is when
+    /// it ended the body properly. What breaks is resumed in here. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::BrokenOff`] when it broke too often without progress, [`Error::BadAnswer`] when more bytes
+    /// came than the blob has.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if self.content.total == Some(self.offset) {
+                return self.finish().await;
+            }
+            let Some(flow) = &mut self.flow else {
+                self.resume("the connection broke").await?;
+                continue;
+            };
+            match flow.next(self.client.wire.idle_timeout).await {
+                Piece::Data(bytes) => {
+                    if let Some(bytes) = self.take(bytes)? {
+                        return Ok(Some(bytes));
+                    }
+                }
+                Piece::End if self.content.total.is_none() => {
+                    self.content.total = Some(self.offset);
+                    self.flow = None;
+                }
+                Piece::End => self.resume("the body ended early").await?,
+                Piece::Broken(reason) => self.resume(&reason).await?,
+            }
+        }
+    }
+
+    /// Counts bytes, and gives those that are new.
+    fn take(&mut self, mut bytes: Bytes) -> Result<Option<Bytes>, Error> {
+        self.client.wire.tally.fetched(bytes.len());
+        let flow = self.flow.as_mut().expect("bytes come from a flow");
+        let known = flow.skip.min(bytes.len() as u64);
+        flow.skip -= known;
+        // Lossless: it is at most the length of a slice.
+        bytes = bytes.slice(known as usize..);
+        flow.progress += bytes.len() as u64;
+        if self.content.total.is_some_and(|total| bytes.len() as u64 > total - self.offset) {
+            self.flow = None;
+            return Err(self.too_long());
+        }
+        self.offset += bytes.len() as u64;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        self.patience.attempts = 0;
+        Ok(Some(bytes))
+    }
+
+    /// All bytes are there: nothing may follow. Reading the end also lets the connection be used again.
+    async fn finish(&mut self) -> Result<Option<Bytes>, Error> {
+        let Some(mut flow) = self.flow.take() else { return Ok(None) };
+        while !flow.body.is_end_stream() {
+            match flow.next(PATIENCE_FOR_THE_END).await {
+                Piece::Data(bytes) if !bytes.is_empty() => return Err(self.too_long()),
+                Piece::Data(_) => {}
+                Piece::End | Piece::Broken(_) => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Begins again where it broke off, with growing waits, as long as there is progress.
+    async fn resume(&mut self, reason: &str) -> Result<(), Error> {
+        let mut reason = reason.to_owned();
+        if let Some(flow) = self.flow.take() {
+            self.patience.broke(flow.progress);
+            if flow.progress == 0 {
+                self.endpoint = (self.endpoint + 1) % self.client.endpoints.len();
+            }
+        }
+        loop {
+            if !self.patience.wait().await {
+                let (endpoint, received) = (self.host(), self.offset);
+                return Err(Error::BrokenOff { endpoint, received, reason });
+            }
+            match self.open().await {
+                Ok(opened) => {
+                    tracing::info!(
+                        endpoint = self.host(),
+                        offset = self.offset,
+                        reason,
+                        "resumed a transfer"
+                    );
+                    self.client.wire.tally.resumed();
+                    self.take_up(opened);
+                    return Ok(());
+                }
+                Err(error) => reason = error.to_string(),
+            }
+        }
+    }
+
+    /// The first endpoint that goes on from `offset`, beginning with the current one.
+    async fn open(&self) -> Result<Opened, Error> {
+        let count = self.client.endpoints.len();
+        let mut last = None;
+        for index in (0..count).map(|step| (self.endpoint + step) % count) {
+            match self.open_at(&self.client.endpoints[index]).await {
+                Ok((flow, total)) => return Ok(Opened { flow, total, endpoint: index }),
+                Err(error) => {
+                    tracing::debug!(registry = %self.client.registry(), %error, "trying the next endpoint");
+                    last = Some(error);
+                }
+            }
+        }
+        Err(last.expect("there is an endpoint, and each attempt ends with a flow or an error"))
+    }
+
+    async fn open_at(&self, endpoint: &Endpoint) -> Result<(Option<Flow>, Option<u64>), Error> {
+        let mut ask = self.content.ask.clone();
+        ask.range = span(self.offset, self.content.total);
+        let mut answer = self.client.ask(endpoint, &ask).await?;
+        if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE && ask.range.is_some() {
+            // All of it is there already, or this registry takes exception to the range: once more without.
+            let total = unsatisfiable_total(answer.response.headers()).or(self.content.total);
+            if total == Some(self.offset) {
+                return Ok((None, total));
+            }
+            ask.range = None;
+            answer = self.client.ask(endpoint, &ask).await?;
+        }
+        self.read_place(answer).await
+    }
+
+    async fn read_place(&self, answer: Answer) -> Result<(Option<Flow>, Option<u64>), Error> {
+        if !matches!(answer.response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            return Err(answer.refusal().await);
+        }
+        let (status, headers) = (answer.response.status(), answer.response.headers());
+        let placed = place(status, headers, self.offset, self.content.total);
+        let Placed { skip, total } = placed.map_err(|reason| answer.bad(&reason))?;
+        Ok((Some(Flow::new(answer, skip)), total))
+    }
+
+    fn take_up(&mut self, opened: Opened) {
+        self.flow = opened.flow;
+        self.content.total = opened.total;
+        self.endpoint = opened.endpoint;
+    }
+
+    fn host(&self) -> String {
+        self.client.endpoints[self.endpoint].host.clone()
+    }
+
+    fn too_long(&self) -> Error {
+        let reason = "more bytes than the blob is long".to_owned();
+        Error::BadAnswer { endpoint: self.host(), reason }
+    }
+}
+
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Transfer");
+        shown.field("offset", &self.offset).field("total", &self.content.total).finish_non_exhaustive()
+    }
+}
+
+impl Flow {
+    fn new(answer: Answer, skip: u64) -> Flow {
+        Flow { body: answer.response.into_body(), skip, progress: 0 }
+    }
+
+    async fn next(&mut self, idle: Duration) -> Piece {
+        match tokio::time::timeout(idle, self.body.frame()).await {
+            // Trailers are no data.
+            Ok(Some(Ok(frame))) => Piece::Data(frame.into_data().unwrap_or_default()),
+            Ok(Some(Err(error))) => Piece::Broken(root(&error)),
+            Ok(None) => Piece::End,
+            Err(_) => Piece::Broken(format!("no byte came for {idle:?}")),
+        }
+    }
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT), attempts: 0, resumes: 0 }
+    }
+
+    /// A flow broke after so many new bytes.
+    fn broke(&mut self, progress: u64) {
+        if progress >= FAIR_PROGRESS {
+            self.backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        }
+    }
+
+    /// Waits before the next attempt; false when there shall be none.
+    async fn wait(&mut self) -> bool {
+        if self.attempts == MOST_ATTEMPTS || self.resumes == MOST_RESUMES {
+            return false;
+        }
+        self.attempts += 1;
+        self.resumes += 1;
+        tokio::time::sleep(self.backoff.wait()).await;
+        true
+    }
+}

@@ -1,0 +1,14 @@
+//! What the tests stand on: processes, images, the upstream registry, the mirror, and the one scenario.
+
+mod files;
+mod image;
+mod layer;
+mod process;
+mod scenario;
+mod servers;
+
+pub(crate) use files::{sha256, verify_blobs};
+pub(crate) use image::Image;
+pub(crate) use process::{Daemon, client, daemon, run, stdout};
+pub(crate) use scenario::{ALWAYS_ASK, AS_SHIPPED, Visit, cold, cold_then_cached};
+pub(crate) use servers::Mirror;

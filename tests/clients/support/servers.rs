@@ -1,0 +1,141 @@
+//! The two servers of a test: Debian's docker-registry as the upstream, and Tidelock before it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use super::process::{Daemon, daemon};
+
+/// docker-registry, and the log of what it was asked.
+pub(crate) struct Upstream {
+    pub(crate) port: u16,
+    daemon: Daemon,
+    log: PathBuf,
+}
+
+impl Upstream {
+    /// Serves `storage`; its own files go to `dir`.
+    pub(crate) fn start(dir: &Path, storage: &Path, read_only: bool) -> Self {
+        let port = free_port();
+        let config = dir.join("registry.yml");
+        let text = format!(
+            "version: 0.1\n\
+             log: {{ level: warn, accesslog: {{ disabled: false }} }}\n\
+             http: {{ addr: '127.0.0.1:{port}', draintimeout: 5s }}\n\
+             storage:\n\
+             \x20 filesystem: {{ rootdirectory: '{}' }}\n\
+             \x20 maintenance: {{ uploadpurging: {{ enabled: false }}, readonly: {{ enabled: {read_only} }} }}\n",
+            storage.display()
+        );
+        fs::write(&config, text).unwrap();
+        let log = dir.join("registry.log");
+        let mut command = daemon("/usr/bin/docker-registry", dir);
+        let daemon =
+            Daemon::start(command.arg("serve").arg(config), &log, || status(port, "/v2/") == Some(200));
+        Self { port, daemon, log }
+    }
+
+    /// Stops it; gives what it was asked, one `METHOD /path STATUS` a line.
+    pub(crate) fn stop(self) -> Vec<String> {
+        self.daemon.stop();
+        let log = fs::read_to_string(&self.log).unwrap();
+        log.lines().filter_map(request_of).collect()
+    }
+}
+
+/// `GET /v2/… 200` from a line of the combined log format.
+fn request_of(line: &str) -> Option<String> {
+    let mut quoted = line.split('"');
+    let request = quoted.nth(1)?.strip_suffix(" HTTP/1.1")?;
+    let status = quoted.next()?.split_whitespace().next()?;
+    Some(format!("{request} {status}"))
+}
+
+/// The mirror as a client sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct Mirror {
+    pub(crate) port: u16,
+}
+
+impl Mirror {
+    /// `127.0.0.1:…`
+    pub(crate) fn address(self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `http://127.0.0.1:…`
+    pub(crate) fn url(self) -> String {
+        format!("http://{}", self.address())
+    }
+}
+
+/// The program under test.
+pub(crate) struct Tidelock {
+    pub(crate) mirror: Mirror,
+    daemon: Daemon,
+}
+
+impl Tidelock {
+    /// A mirror of one upstream for docker.io, its cache and log below `dir`.
+    pub(crate) fn start(dir: &Path, upstream: u16, freshness: &str) -> Self {
+        let (port, admin) = (free_port(), free_port());
+        let config = dir.join("tidelock.toml");
+        let cache = dir.join("cache");
+        let text = format!(
+            r#"
+            [server]
+            listen = ["127.0.0.1:{port}"]
+            admin_listen = "127.0.0.1:{admin}"
+            [cache]
+            dir = "{}"
+            max_size = "4GiB"
+            [freshness]
+            {freshness}
+            [[upstream]]
+            registry = "docker.io"
+            default = true
+            endpoints = ["http://127.0.0.1:{upstream}"]
+            "#,
+            cache.display()
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = daemon(env!("CARGO_BIN_EXE_tidelock"), dir);
+        command.env_remove("HTTP_PROXY").env_remove("HTTPS_PROXY").args(["serve", "--config"]).arg(config);
+        let ready = || status(admin, "/readyz") == Some(200);
+        let daemon = Daemon::start(&mut command, &dir.join("tidelock.log"), ready);
+        Self { mirror: Mirror { port }, daemon }
+    }
+
+    /// Asks it to stop: it must go in peace.
+    pub(crate) fn stop(self) {
+        let status = self.daemon.stop();
+        assert!(status.success(), "tidelock ended with {status} after SIGTERM");
+    }
+}
+
+/// A port nobody listens on, below the range from which the system takes the ports of outgoing
+/// connections: one of those could be in its place before the server binds it.
+fn free_port() -> u16 {
+    const FIRST: u16 = 15_000;
+    const COUNT: u16 = 15_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Runs at the same time start far apart.
+    let start = (std::process::id() % 300) as u16 * 50;
+    (0..COUNT)
+        .map(|_| FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
+
+/// The status of a GET, if anybody answers.
+fn status(port: u16, path: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").ok()?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).ok()?;
+    std::str::from_utf8(&head[9..]).ok()?.parse().ok()
+}

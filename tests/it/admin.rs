@@ -1,0 +1,131 @@
+//! The operator's door over a real socket.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use tidelock::admin::{self, Admin, AdminHandle};
+use tidelock::lifecycle::{Lifecycle, Phase};
+use tidelock::telemetry::Metrics;
+
+struct Door {
+    addr: SocketAddr,
+    house: Lifecycle,
+    metrics: Metrics,
+    handle: AdminHandle,
+}
+
+fn open() -> Door {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (house, metrics) = (Lifecycle::default(), Metrics::default());
+    let handle = admin::spawn(listener, Admin::new(metrics.clone(), house.clone())).unwrap();
+    Door { addr, house, metrics, handle }
+}
+
+impl Door {
+    /// Blocks its thread, and with it a test's whole runtime: the door has its own.
+    fn ask(&self, request_line: &str, host: &str) -> String {
+        let mut stream = TcpStream::connect(self.addr).unwrap();
+        write!(stream, "{request_line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.ask(&format!("GET {path}"), &self.addr.to_string())
+    }
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap()
+}
+
+#[test]
+fn metrics_are_for_prometheus() {
+    let door = open();
+    door.metrics.counter("things_total", "Things.").inc_by(7);
+    let answer = door.get("/metrics");
+    assert_eq!(status(&answer), "200");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4\r\n"), "{answer}");
+    for line in [
+        "tidelock_things_total 7",
+        concat!("tidelock_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+    ] {
+        assert!(answer.contains(line), "{line} in {answer}");
+    }
+    for name in
+        ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "max_fds", "start_time_seconds", "threads"]
+    {
+        let line = answer.lines().find_map(|line| line.strip_prefix(&format!("process_{name} ")));
+        let value: f64 = line.unwrap_or_else(|| panic!("no process_{name}")).parse().unwrap();
+        assert!(value > 0.0 || name == "cpu_seconds_total", "process_{name} {value}");
+    }
+    assert!(!answer.contains("tidelock_connections"), "the operator is no client");
+}
+
+#[test]
+fn readiness_follows_the_phase_to_the_end() {
+    let door = open();
+    let asked = |phase: &str, code: &str| {
+        let answer = door.get("/readyz");
+        assert!(status(&answer) == code && answer.ends_with(&format!("\r\n\r\n{phase}\n")), "{answer}");
+        assert_eq!(status(&door.get("/healthz")), "200");
+    };
+    asked("starting", "503");
+    door.house.enter(Phase::Ready);
+    asked("ready", "200");
+    door.house.stop();
+    asked("draining", "503");
+    door.house.enter(Phase::Stopped);
+    asked("stopped", "503");
+}
+
+#[tokio::test]
+async fn stops_last_and_then_for_good() {
+    let door = open();
+    let resting = TcpStream::connect(door.addr).unwrap();
+    assert_eq!(status(&door.get("/healthz")), "200");
+    let stopping = door.handle.stop();
+    tokio::time::timeout(std::time::Duration::from_secs(20), stopping).await.unwrap();
+    assert!(TcpStream::connect(door.addr).is_err());
+    drop(resting);
+}
+
+#[test]
+fn dropping_the_handle_closes_the_door() {
+    let Door { addr, handle, .. } = open();
+    drop(handle);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while TcpStream::connect(addr).is_ok() {
+        assert!(std::time::Instant::now() < deadline, "still open");
+    }
+}
+
+#[test]
+fn other_paths_and_methods_are_told_so() {
+    let door = open();
+    let index = door.get("/");
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert!(index.contains(path), "{index}");
+    }
+    let missing = door.get("/metrics/x");
+    assert_eq!(status(&missing), "404");
+    let body = missing.split_once("\r\n\r\n").unwrap().1;
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body["error"]["code"], "not_found");
+    for method in ["POST", "DELETE", "PUT", "OPTIONS"] {
+        let answer = door.ask(&format!("{method} /metrics"), "localhost");
+        assert!(status(&answer) == "405" && answer.contains("allow: GET, HEAD\r\n"), "{answer}");
+    }
+    let head = door.ask("HEAD /healthz", "localhost");
+    assert!(status(&head) == "200" && head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[test]
+fn a_foreign_host_is_refused_on_loopback() {
+    let door = open();
+    let answer = door.ask("GET /metrics", "rebound.example");
+    assert!(status(&answer) == "403" && !answer.contains("tidelock_"), "{answer}");
+    assert_eq!(status(&door.ask("GET /metrics", "localhost:1234")), "200");
+}
