@@ -97,7 +97,7 @@ server.listen = []
 server.listen = ["localhost:1"]
 => t.toml:1: server.listen[0] = "localhost:1" must be an IP address
 
-server.listen = ["0.0.0.0:1", "127.0.0.1:1"]
+server.listen = ["[::]:1", "127.0.0.1:1"]
 => t.toml:1: server.listen[1] = "127.0.0.1:1" must differ from server.listen[0]
 
 server.admin_listen = "127.0.0.1:5000"
