@@ -1,6 +1,6 @@
 //! The commands.
 //!
-//! A command is a function from its arguments to a [`Report`]: what goes to standard output and to standard
+//! A command is a function from its arguments to a `Report`: what goes to standard output and to standard
 //! error, and the exit code. Only [`run`] prints, so that every command can be tested without a process.
 
 mod check;

@@ -44,10 +44,11 @@ fn listeners(config: &Config, found: &mut Objections) {
 
 /// Whether both cannot be bound, or reach the same listener. Port 0 is any free port.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let everywhere = |address: SocketAddr| address.ip().is_unspecified();
-    let same_family = one.is_ipv4() == other.is_ipv4();
-    let covers = one.ip() == other.ip() || (same_family && (everywhere(one) || everywhere(other)));
-    one.port() != 0 && one.port() == other.port() && covers
+    // `[::]` takes IPv4 too: the server binds both.
+    let covers = |wide: SocketAddr, narrow: SocketAddr| {
+        wide.ip() == narrow.ip() || (wide.ip().is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4()))
+    };
+    one.port() != 0 && one.port() == other.port() && (covers(one, other) || covers(other, one))
 }
 
 fn one_default(upstreams: &[Upstream], found: &mut Objections) {

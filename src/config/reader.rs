@@ -314,7 +314,7 @@ impl<'a> Section<'_, 'a> {
     fn refuse_unknown(self) {
         let Some(table) = self.table else { return };
         for key in table.keys().filter(|key| !self.asked.contains(&key.get_ref().as_ref())) {
-            let path = self.path_of(key.get_ref());
+            let path = self.path_of(&key.get_ref().escape_debug().to_string());
             self.reader.write_down(&path, &key.span(), None);
             let message = match suggest(&path, &self.asked) {
                 Some(hint) => format!("is not a key: {hint}"),

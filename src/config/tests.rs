@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use proptest::prelude::{prop_assert_eq, proptest};
+
 use super::*;
 
 fn load(text: &str) -> Result<Config, Faults> {
@@ -95,7 +97,7 @@ server.listen = []
 server.listen = ["localhost:1"]
 => t.toml:1: server.listen[0] = "localhost:1" must be an IP address
 
-server.listen = ["0.0.0.0:1", "127.0.0.1:1"]
+server.listen = ["[::]:1", "127.0.0.1:1"]
 => t.toml:1: server.listen[1] = "127.0.0.1:1" must differ from server.listen[0]
 
 server.admin_listen = "127.0.0.1:5000"
@@ -456,4 +458,42 @@ fn advice_is_given_where_it_is_due() {
     let config = loaded(&format!("{RICH}response_timeout = \"1m\"\n[schedule]\nmax_wait = \"1m\"\n"));
     let keys: Vec<String> = config.advice().into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys, ["schedule.max_wait", "upstream[1].insecure", "upstream[1].response_timeout"]);
+}
+
+/// Whatever stands where a value should, the answer is a configuration or faults with their lines.
+#[test]
+fn every_value_may_be_of_any_kind() {
+    let lines: Vec<&str> = RICH.lines().collect();
+    for (i, line) in lines.iter().enumerate() {
+        let Some((key, _)) = line.split_once(" = ") else { continue };
+        for value in [
+            "0",
+            "-1",
+            "1.5",
+            "true",
+            "\"\"",
+            "\"~\"",
+            "[]",
+            "[1]",
+            "[[]]",
+            "{}",
+            "2020-01-01",
+            "99999999999999999999",
+        ] {
+            let replaced = format!("{key} = {value}");
+            let text = [&lines[..i], &[replaced.as_str()], &lines[i + 1..]].concat().join("\n");
+            if let Err(faults) = load(&text) {
+                assert!(faults.iter().all(|fault| fault.place.is_some()), "{replaced}\n{faults}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_too_strange(text in "([\\[\\]{}=\"'.,\\\\ \n#~a-c0-9é]|upstream|account|listen|registry|server){0,40}") {
+        if let Err(faults) = load(&text) {
+            prop_assert_eq!(faults.to_string().lines().count(), faults.iter().count());
+        }
+    }
 }

@@ -13,7 +13,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 }
 
 /// What is printed by a command that works.
-fn printed(arguments: &[&str]) -> String {
+pub(crate) fn printed(arguments: &[&str]) -> String {
     printed_with(arguments, &[])
 }
 
@@ -180,7 +180,7 @@ fn a_fault_names_its_variable() {
 }
 
 /// The files that a client is to have, as pairs of path and text.
-fn client(name: &str, more: &[&str]) -> Vec<(String, String)> {
+pub(crate) fn client(name: &str, more: &[&str]) -> Vec<(String, String)> {
     let arguments = [&["client", name, "--json"][..], more].concat();
     let guide: Value = serde_json::from_str(&printed(&arguments)).unwrap();
     assert!(!guide["then"].as_array().unwrap().is_empty(), "{name} is told how it takes effect");

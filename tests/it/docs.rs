@@ -32,6 +32,83 @@ fn the_examples_in_comments_are_right() {
     assert_eq!(told, ["upstream[0].account[0]"], "\n{faults}\n");
 }
 
+/// A fenced block of README.md.
+struct Block {
+    /// The file that the line above names first, where it names one.
+    file: Option<String>,
+    language: String,
+    text: String,
+}
+
+#[test]
+fn the_readme_shows_configurations_that_load() {
+    let blocks = blocks(&page("README.md"));
+    let ours: Vec<&Block> =
+        blocks.iter().filter(|block| block.text.starts_with("# tidelock.toml\n")).collect();
+    assert!(ours.len() >= 3, "they begin with `# tidelock.toml`");
+    for Block { text, .. } in ours {
+        Config::from_toml("README.md", text).unwrap_or_else(|faults| panic!("\n{faults}\n{text}"));
+    }
+}
+
+/// Every toml, json and yaml block is either ours or a client's, and then an extract of what `tidelock client`
+/// prints for the file that the line above names.
+#[test]
+fn the_readme_agrees_with_the_client_command() {
+    let names = ["docker", "containerd", "podman", "buildkit", "k3s"];
+    let files: Vec<(String, String)> = names.iter().flat_map(|name| crate::cli::client(name, &[])).collect();
+    let mut seen = BTreeSet::new();
+    for Block { file, language, text } in blocks(&page("README.md")) {
+        if language == "sh" || text.starts_with("# tidelock.toml\n") {
+            continue;
+        }
+        let path = file.unwrap_or_else(|| panic!("the line above names the file:\n{text}"));
+        let (_, body) = files.iter().find(|(known, _)| *known == path).unwrap_or_else(|| panic!("{path}"));
+        let mut lines = body.lines();
+        for line in text.lines() {
+            assert!(lines.any(|printed| printed == line), "{path}: `{line}` is not in\n{body}");
+        }
+        seen.insert(path);
+    }
+    assert_eq!(seen.len(), names.len(), "{seen:?}");
+}
+
+/// The README shows no command and no flag that the program does not have.
+#[test]
+fn the_readme_names_only_commands_that_exist() {
+    let readme = page("README.md");
+    let in_text = readme.split("`tidelock ").skip(1).filter_map(|rest| rest.split('`').next());
+    let in_blocks = readme.lines().filter_map(|line| line.strip_prefix("tidelock "));
+    let calls: Vec<&str> = in_text.chain(in_blocks).collect();
+    assert!(calls.len() > 10, "{calls:?}");
+    for call in calls {
+        let words: Vec<&str> =
+            call.split_whitespace().take_while(|word| !matches!(*word, ">" | "#")).collect();
+        let command = words.first().filter(|word| !word.starts_with("--"));
+        let help = crate::cli::printed(&[command.copied().as_slice(), &["--help"]].concat());
+        for flag in words.iter().filter(|word| word.starts_with("--")) {
+            assert!(help.contains(flag), "tidelock {call}");
+        }
+    }
+}
+
+/// The fenced blocks of a page, each with the file that the paragraph above begins with or names first.
+fn blocks(page: &str) -> Vec<Block> {
+    let (mut found, mut paragraph, mut begins) = (Vec::new(), "", true);
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let text = lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n"));
+            let file = paragraph.split('`').nth(1).filter(|path| path.starts_with('/')).map(str::to_owned);
+            found.push(Block { file, language: language.to_owned(), text: text.collect() });
+        } else if begins {
+            paragraph = line;
+        }
+        begins = line.is_empty();
+    }
+    found
+}
+
 /// The lines `# key = …` and `# [[table]]` without their mark.
 fn uncommented(text: &str) -> String {
     let is_key = |line: &str| {

@@ -64,8 +64,7 @@ fn lib_lists_the_modules_in_floor_order() {
     assert_eq!(
         code.collect::<Vec<_>>(),
         expected,
-        "src/lib.rs lists the modules in floor order and holds nothing else \
-         (an empty line keeps rustfmt from sorting); it should read\n{}\n",
+        "src/lib.rs lists the modules in floor order and holds nothing else; it should read\n{}\n",
         expected.join("\n")
     );
 }
