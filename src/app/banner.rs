@@ -25,7 +25,8 @@ fn text(config: &Config, listen: &[SocketAddr], admin: SocketAddr) -> String {
     if let Some(first) = listen.first() {
         let _ = writeln!(text, "\nDocker: put this into /etc/docker/daemon.json and restart dockerd");
         let _ = writeln!(text, "  {{ \"registry-mirrors\": [\"{scheme}://{first}\"] }}");
-        let _ = writeln!(text, "other clients: tidelock client containerd|podman|crio|buildkit|k3s|nerdctl\n");
+        let _ =
+            writeln!(text, "other clients: tidelock client containerd|podman|crio|buildkit|k3s|nerdctl\n");
     }
     text
 }

@@ -67,7 +67,8 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     telemetry::init_logging(&config.log).context("log.level")?;
     // Two TLS libraries in one process would each bring a provider; this is the one that is meant.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     let ended = runtime.block_on(async {
         // One stream of signals each: both hear the first, the second waits for one more.
         let listen = || Signals::listen().context("listening to signals");
@@ -160,7 +161,10 @@ async fn drain(life: &Lifecycle, patience: Duration, cut: impl Future<Output = (
     match ended {
         Ended::Drained => tracing::info!("stopped"),
         Ended::CutShort(running) => {
-            tracing::warn!(running, "stopped before everything had ended; partial downloads go on at the next start");
+            tracing::warn!(
+                running,
+                "stopped before everything had ended; partial downloads go on at the next start"
+            );
         }
     }
     ended

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // the fakes spawn their own servers
 
 mod admin;
+mod coalescing;
 mod cli;
 mod docs;
 mod floors;

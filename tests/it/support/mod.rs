@@ -7,6 +7,7 @@
 //! | `behaviour` | its knobs; `faults` what goes wrong on the wire; `gate` who waits for whom |
 //! | `token_server`, `cdn` | the other hosts of an upstream |
 //! | `client` | a small OCI client that checks digests itself; `wire` its connections |
+//! | `house` | the real program in this process |
 //! | `eventually` | waiting for a condition |
 //! | `serving`, `socket`, `tls`, `site`, `log`, `store`, `answers`, `door` | how the fakes are made |
 #![allow(dead_code, unused_imports)] // a tool box: no single test file uses everything
@@ -21,6 +22,7 @@ mod door;
 pub mod eventually;
 pub mod faults;
 pub mod gate;
+pub mod house;
 pub mod images;
 pub mod log;
 pub mod pull;

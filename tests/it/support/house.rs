@@ -1,0 +1,140 @@
+//! The real program in this process: every room, sockets on free ports, a cache in a temporary folder.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tidelock::app::{self, Ended};
+use tidelock::config::{ByteSize, Config, Proxy, SizeLimit, Upstream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::client::Client;
+use super::eventually::within;
+use super::registry::FakeRegistry;
+
+/// A running mirror. Dropping it lets it go with the test's runtime; [`House::stop`] ends it in order.
+pub struct House {
+    address: SocketAddr,
+    admin: SocketAddr,
+    config: Config,
+    folder: Arc<TempDir>,
+    stop: Arc<Notify>,
+    cut: Arc<Notify>,
+    running: JoinHandle<Ended>,
+}
+
+impl House {
+    /// A mirror of `fake` as docker.io, its default upstream, with a configuration that hides nothing: tags
+    /// are checked at each request, nothing is read ahead, and an absence is not remembered.
+    pub async fn over(fake: &FakeRegistry) -> House {
+        House::with(fake, |_| {}).await
+    }
+
+    /// The same, with the configuration adjusted.
+    pub async fn with(fake: &FakeRegistry, adjust: impl FnOnce(&mut Config)) -> House {
+        House::start(vec![upstream("docker.io", &[&fake.url()])], adjust).await
+    }
+
+    /// A mirror of these upstreams; the first is the default.
+    pub async fn start(mut upstreams: Vec<Upstream>, adjust: impl FnOnce(&mut Config)) -> House {
+        upstreams[0].default = true;
+        let folder = Arc::new(TempDir::new().unwrap());
+        let mut config = Config::default();
+        config.upstreams = upstreams;
+        config.server.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        config.server.admin_listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.cache.dir = folder.path().to_owned();
+        config.cache.max_size = SizeLimit::Bytes(ByteSize(1 << 30));
+        config.cache.min_free = ByteSize(0);
+        adjust(&mut config);
+        House::open(config, folder).await
+    }
+
+    async fn open(config: Config, folder: Arc<TempDir>) -> House {
+        let house = app::House::build(config.clone()).await.unwrap();
+        let (address, admin) = (house.addresses()[0], house.admin_address());
+        let (stop, cut) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (heard, hurried) = (Arc::clone(&stop), Arc::clone(&cut));
+        let running = tokio::spawn(async move { house.run(heard.notified(), hurried.notified()).await });
+        House { address, admin, config, folder, stop, cut, running }
+    }
+
+    /// Base URL for clients.
+    pub fn url(&self) -> String {
+        let scheme = if self.config.server.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.url())
+    }
+
+    /// A client of the operator's door.
+    pub fn admin(&self) -> Client {
+        Client::new(&format!("http://{}", self.admin))
+    }
+
+    /// The cache directory.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The value of one series, `name{label="value",…}` as Prometheus would see it; 0 where there is none.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.admin().get("/metrics").await.text();
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+
+    /// Asks it to stop without waiting for the end.
+    pub fn begin_stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// The second signal.
+    pub fn cut_short(&self) {
+        self.cut.notify_one();
+    }
+
+    /// Waits for the end after [`House::begin_stop`].
+    pub async fn ended(self) -> Ended {
+        within("the house to stop", self.running).await.unwrap()
+    }
+
+    /// Stops in order and waits.
+    pub async fn stop(self) -> Ended {
+        self.begin_stop();
+        self.ended().await
+    }
+
+    /// Stops in order and starts again on the same cache, with the configuration adjusted.
+    pub async fn restart(self, adjust: impl FnOnce(&mut Config)) -> House {
+        let (mut config, folder) = (self.config.clone(), Arc::clone(&self.folder));
+        adjust(&mut config);
+        self.stop().await;
+        House::open(config, folder).await
+    }
+}
+
+/// An upstream at these endpoints with the strict settings of [`House::over`].
+pub fn upstream(registry: &str, endpoints: &[&str]) -> Upstream {
+    let endpoints = endpoints.iter().map(|url| url.parse().unwrap()).collect();
+    let mut upstream = Upstream::at(registry.parse().unwrap(), endpoints);
+    upstream.proxy = Proxy::None;
+    upstream.read_ahead = false;
+    upstream.requests_per_second = 10_000;
+    upstream.response_timeout = Duration::from_secs(5);
+    upstream.idle_timeout = Duration::from_secs(5);
+    upstream.freshness.tag_ttl = Duration::ZERO;
+    upstream.freshness.stale_while_revalidate = Duration::ZERO;
+    upstream.freshness.negative_ttl = Duration::ZERO;
+    upstream
+}
