@@ -61,9 +61,9 @@ impl Seat {
 
     /// A proven blob that cannot be kept has still been served.
     async fn keep(&self, order: &Order, partial: Partial, total: u64) {
-        let link = Link { size: total, is_manifest: false, is_proven: true, media_type: String::new() };
+        let link = Link { size: total, is_manifest: false, media_type: String::new() };
         let kept = match partial.promote(total).await {
-            Ok(()) => self.inner.store.add_links(&order.repository, vec![(order.digest, link)]).await,
+            Ok(()) => self.inner.store.add_link(&order.repository, order.digest, link).await,
             Err(error) => Err(error),
         };
         if let Err(error) = kept {

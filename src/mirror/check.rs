@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 
 use super::manifest::{Document, type_of};
-use super::{Error, Inner, Served};
+use super::{Error, Inner, Served, Subject};
 use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
 use crate::lifecycle::now;
 use crate::oci::{Algorithm, Digest, Reference, Tag};
 use crate::routing::Target;
-use crate::store::{Name, Stamp};
+use crate::store::{Link, Name, Stamp};
 
 /// What a name means, and how that was found out.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ impl Inner {
         name: &Name,
         remembered: Option<Stamp>,
     ) -> Result<Named, Error> {
-        let checked = match self.may_ask(target, &name.to_string()).await {
+        let checked = match self.may_ask(target, &Subject::Name(name.clone())).await {
             Ok(()) => self.check(target, name).await,
             Err(error) => Checked::Failed(error),
         };
@@ -120,7 +120,7 @@ impl Inner {
             Name::Tags => self.ask_for_tags(target).await,
             Name::Referrers(digest) => self.ask_for_referrers(target, digest).await,
         };
-        let asked = self.note_absence(target, &name.to_string(), asked).await;
+        let asked = self.note_absence(target, Subject::Name(name.clone()), asked).await;
         match asked {
             Ok(stamp) => match self.store.set_name(&target.repository, name, stamp.clone()).await {
                 Ok(stamp) => Checked::Confirmed(stamp),
@@ -154,12 +154,8 @@ impl Inner {
         if old.is_some_and(|old| old.digest != digest) {
             self.by_digest(target, &digest).await?;
         } else {
-            let link = crate::store::Link {
-                size,
-                is_manifest: true,
-                is_proven: true,
-                media_type: type_of(Some(media_type.clone()), &[]),
-            };
+            let media_type = type_of(Some(media_type.clone()), &[]);
+            let link = Link { size, is_manifest: true, media_type };
             self.remember_link(target, &digest, link).await;
         }
         Ok(stamp(digest, size, type_of(Some(media_type), &[])))
