@@ -12,6 +12,7 @@ use crate::lifecycle::now;
 use crate::oci::{Algorithm, Digest, Reference, Tag};
 use crate::routing::Target;
 use crate::store::{Link, Name, Stamp};
+use crate::upstream::Found;
 
 /// What a name means, and how that was found out.
 #[derive(Debug, Clone)]
@@ -143,9 +144,12 @@ impl Inner {
     async fn ask_for_tag(self: &Arc<Self>, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
         let lease = self.scheduler.lease(target.upstream).await?;
-        let found =
-            client.head_manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
+        let found = client.head_manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await;
         drop(lease);
+        let found = match found {
+            Err(error) if error.refuses_head() => Found::default(),
+            found => found?,
+        };
         let (Some(digest), Some(size), Some(media_type)) = (found.digest, found.size, found.media_type)
         else {
             return self.fetch_by_tag(target, tag).await;
@@ -161,7 +165,7 @@ impl Inner {
         Ok(stamp(digest, size, type_of(Some(media_type), &[])))
     }
 
-    /// For upstreams whose HEAD does not tell the digest: a counted GET, and the digest is computed here.
+    /// For upstreams that know no HEAD, or whose HEAD does not tell the digest: a counted GET, and the digest is computed here.
     async fn fetch_by_tag(&self, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
         let lease = self.scheduler.lease(target.upstream).await?;

@@ -7,6 +7,7 @@ mod coalescing;
 mod cli;
 mod docs;
 mod floors;
+mod pull_manifest;
 mod server;
 mod support;
 mod support_works;
