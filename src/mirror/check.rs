@@ -12,7 +12,7 @@ use crate::lifecycle::now;
 use crate::oci::{Algorithm, Digest, Reference, Tag};
 use crate::routing::Target;
 use crate::store::{Link, Name, Stamp};
-use crate::upstream::Found;
+use crate::upstream::{self, Found};
 
 /// What a name means, and how that was found out.
 #[derive(Debug, Clone)]
@@ -156,7 +156,8 @@ impl Inner {
         };
         let old = self.store.name(&target.repository, &Name::Tag(tag.clone()));
         if old.is_some_and(|old| old.digest != digest) {
-            self.by_digest(target, &digest).await?;
+            let fetched = self.by_digest(target, &digest).await;
+            fetched.map_err(|error| if error.is_absence() { no_manifest(target) } else { error })?;
         } else {
             let media_type = type_of(Some(media_type.clone()), &[]);
             let link = Link { size, is_manifest: true, media_type };
@@ -177,6 +178,15 @@ impl Inner {
         self.keep(target, &digest, &document).await;
         Ok(stamp(digest, size, media_type))
     }
+}
+
+/// A tag that means what is not there: some mirror of the upstream is behind. The tag itself is not gone.
+fn no_manifest(target: &Target) -> Error {
+    let endpoint = target.repository.registry.to_string();
+    Error::Upstream(upstream::Error::BadAnswer {
+        endpoint,
+        reason: "a tag whose manifest is not there".to_owned(),
+    })
 }
 
 /// Confirmed just now. An older "since" is kept by the store.

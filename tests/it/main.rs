@@ -7,6 +7,7 @@ mod coalescing;
 mod cli;
 mod docs;
 mod floors;
+mod freshness;
 mod pull_manifest;
 mod server;
 mod support;
