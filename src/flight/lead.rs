@@ -1,4 +1,5 @@
 use super::{Error, Order, Seat, State};
+use crate::scheduler::Errand;
 use crate::store::{Link, Partial};
 use crate::upstream::Transfer;
 
@@ -18,7 +19,7 @@ impl Seat {
             self.state.send_replace(State::Proven { file, total });
             return Ok(());
         }
-        let lease = self.inner.scheduler.lease(order.upstream).await?;
+        let lease = self.inner.scheduler.lease(order.upstream, Errand::Transfer).await?;
         let mut partial = self.inner.store.partial(order.digest, order.size).await?;
         let (name, from) = (&order.repository.name, partial.kept());
         let mut transfer = order.client.blob(lease, name, &order.digest, from, order.size).await?;

@@ -11,6 +11,7 @@ use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
 use crate::lifecycle::now;
 use crate::oci::{Algorithm, Digest, Reference, Tag};
 use crate::routing::Target;
+use crate::scheduler::Errand;
 use crate::store::{Link, Name, Stamp};
 
 /// What a name means, and how that was found out.
@@ -142,7 +143,7 @@ impl Inner {
     /// is fetched before the name follows: were it not to be had, the old one could still be served.
     async fn ask_for_tag(self: &Arc<Self>, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let found =
             client.head_manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
         drop(lease);
@@ -164,7 +165,7 @@ impl Inner {
     /// For upstreams whose HEAD does not tell the digest: a counted GET, and the digest is computed here.
     async fn fetch_by_tag(&self, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let document = client.manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
         let digest = Digest::of(Algorithm::Sha256, &document.bytes);
         let media_type = type_of(document.media_type, &document.bytes);
