@@ -13,6 +13,7 @@ use crate::oci::{Algorithm, Digest, Reference, Tag};
 use crate::routing::Target;
 use crate::scheduler::Errand;
 use crate::store::{Link, Name, Stamp};
+use crate::upstream;
 
 /// What a name means, and how that was found out.
 #[derive(Debug, Clone)]
@@ -31,6 +32,9 @@ pub(super) enum Checked {
     /// It could not be found out, or there is no such thing.
     Failed(Error),
 }
+
+/// How long a check may hold up a request that could be served stale.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Inner {
     /// What `name` means, from memory or by asking, as the upstream's freshness has it.
@@ -62,6 +66,7 @@ impl Inner {
         remembered: Option<Stamp>,
     ) -> Result<Named, Error> {
         let checked = match self.may_ask(target, &Subject::Name(name.clone())).await {
+            Ok(()) if remembered.is_some() => self.check_patiently(target, name).await,
             Ok(()) => self.check(target, name).await,
             Err(error) => Checked::Failed(error),
         };
@@ -90,6 +95,16 @@ impl Inner {
         let key = (target.repository.clone(), name.clone());
         let checked = self.checks.call(key, move || inner.check_now(own, wanted, asked)).await;
         checked.map_or_else(|| Checked::Failed(super::given_up()), |(checked, _)| checked)
+    }
+
+    /// With something to fall back on, an upstream that hangs is not waited for to the end of its time limits:
+    /// the client's own are often shorter. The check goes on, and the next request has its answer.
+    async fn check_patiently(self: &Arc<Self>, target: &Target, name: &Name) -> Checked {
+        let checked = tokio::time::timeout(PATIENCE, self.check(target, name)).await;
+        checked.unwrap_or_else(|_| {
+            let endpoint = target.repository.registry.to_string();
+            Checked::Failed(Error::Upstream(upstream::Error::TimedOut { endpoint, after: PATIENCE }))
+        })
     }
 
     /// Asks behind the client's back.

@@ -11,6 +11,7 @@ mod server;
 mod support;
 mod support_works;
 
+mod patience;
 mod redirects;
 mod upstream_auth;
 mod upstream_quirks;
