@@ -1,4 +1,5 @@
 use super::{Error, Order, Seat, State};
+use crate::scheduler::Errand;
 use crate::store::{Link, Partial};
 use crate::upstream::Transfer;
 
@@ -21,7 +22,7 @@ impl Seat {
             self.state.send_replace(State::Proven { file, total });
             return Ok(());
         }
-        let lease = self.inner.scheduler.lease(order.upstream).await?;
+        let lease = self.inner.scheduler.lease(order.upstream, Errand::Transfer).await?;
         let mut partial = self.inner.store.partial(order.digest, order.size).await?;
         let (name, from) = (&order.repository.name, partial.kept());
         let mut transfer = order.client.blob(lease, name, &order.digest, from, order.size).await?;
@@ -47,7 +48,7 @@ impl Seat {
         if store.link(&order.repository, &order.digest).is_some() {
             return Ok(());
         }
-        let lease = self.inner.scheduler.lease(order.upstream).await?;
+        let lease = self.inner.scheduler.lease(order.upstream, Errand::Question).await?;
         order.client.head_blob(&lease, &order.repository.name, &order.digest).await?;
         let link = Link { size, is_manifest: false, media_type: String::new() };
         if let Err(error) = store.add_link(&order.repository, order.digest, link).await {

@@ -7,6 +7,7 @@ use super::{BlobAnswer, Content, Error, Inner, Mirror, Served, Subject};
 use crate::flight::{self, Follower, HOLD_BACK, Order, Role};
 use crate::oci::{Digest, Repository};
 use crate::routing::Target;
+use crate::scheduler::Errand;
 
 /// What came of joining a flight.
 enum Boarded {
@@ -131,7 +132,7 @@ impl Inner {
     /// Straight from the upstream to this one client.
     async fn pass_through(&self, target: &Target, digest: &Digest) -> Result<BlobAnswer, Error> {
         let order = self.order(target, digest);
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Transfer).await?;
         let transfer = order.client.blob(lease, &target.repository.name, digest, 0, order.size).await?;
         let size = transfer.total().ok_or_else(|| {
             Error::Internal("it cannot be kept, and the upstream does not tell its length".to_owned())

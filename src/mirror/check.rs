@@ -11,6 +11,7 @@ use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
 use crate::lifecycle::now;
 use crate::oci::{Algorithm, Digest, Reference, Tag};
 use crate::routing::Target;
+use crate::scheduler::Errand;
 use crate::store::{Link, Name, Stamp};
 use crate::upstream::{self, Found};
 
@@ -31,6 +32,9 @@ pub(super) enum Checked {
     /// It could not be found out, or there is no such thing.
     Failed(Error),
 }
+
+/// How long a check may hold up a request that could be served stale.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Inner {
     /// What `name` means, from memory or by asking, as the upstream's freshness has it.
@@ -61,7 +65,10 @@ impl Inner {
         name: &Name,
         remembered: Option<Stamp>,
     ) -> Result<Named, Error> {
+        let policy = &self.upstream(target).config.freshness;
+        let has_spare = remembered.as_ref().is_some_and(|old| may_serve_stale(policy, age_of(old, now())));
         let checked = match self.may_ask(target, &Subject::Name(name.clone())).await {
+            Ok(()) if has_spare => self.check_patiently(target, name).await,
             Ok(()) => self.check(target, name).await,
             Err(error) => Checked::Failed(error),
         };
@@ -90,6 +97,16 @@ impl Inner {
         let key = (target.repository.clone(), name.clone());
         let checked = self.checks.call(key, move || inner.check_now(own, wanted, asked)).await;
         checked.map_or_else(|| Checked::Failed(super::given_up()), |(checked, _)| checked)
+    }
+
+    /// With something to fall back on, an upstream that hangs is not waited for to the end of its time limits:
+    /// the client's own are often shorter. The check goes on, and the next request has its answer.
+    async fn check_patiently(self: &Arc<Self>, target: &Target, name: &Name) -> Checked {
+        let checked = tokio::time::timeout(PATIENCE, self.check(target, name)).await;
+        checked.unwrap_or_else(|_| {
+            let endpoint = target.repository.registry.to_string();
+            Checked::Failed(Error::Upstream(upstream::Error::TimedOut { endpoint, after: PATIENCE }))
+        })
     }
 
     /// Asks behind the client's back.
@@ -143,7 +160,7 @@ impl Inner {
     /// is fetched before the name follows: were it not to be had, the old one could still be served.
     async fn ask_for_tag(self: &Arc<Self>, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let found = client.head_manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await;
         drop(lease);
         let found = match found {
@@ -166,10 +183,11 @@ impl Inner {
         Ok(stamp(digest, size, type_of(Some(media_type), &[])))
     }
 
-    /// For upstreams that know no HEAD, or whose HEAD does not tell the digest: a counted GET, and the digest is computed here.
+    /// For upstreams that know no HEAD, or whose HEAD does not tell the digest: a counted GET, and the digest
+    /// is computed here.
     async fn fetch_by_tag(&self, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let document = client.manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
         let digest = Digest::of(Algorithm::Sha256, &document.bytes);
         let media_type = type_of(document.media_type, &document.bytes);

@@ -10,6 +10,7 @@ use super::{Error, Inner, ManifestAnswer, Mirror, Served, Subject};
 use crate::flight::Role;
 use crate::oci::{Accept, Digest, Manifest, Reference, Repository, Tag};
 use crate::routing::Target;
+use crate::scheduler::Errand;
 use crate::store::{Link, Name};
 
 /// What a manifest fetch brought, and through which repository it was made.
@@ -166,7 +167,7 @@ impl Inner {
             // Whoever began this looked before an earlier fetch had left its document.
             return Ok(Document { media_type: type_of(Some(link.media_type), &bytes), bytes });
         }
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let client = &self.upstream(target).client;
         let reference = Reference::Digest(*digest);
         let document = client.manifest(&lease, &target.repository.name, &reference).await?;

@@ -32,7 +32,7 @@ use crate::flight::{Calls, Flights};
 use crate::lifecycle::Lifecycle;
 use crate::oci::{Digest, Reference, Repository};
 use crate::routing::Target;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Errand, Scheduler};
 use crate::store::{Link, Name, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Client, UpstreamMetrics};
@@ -165,7 +165,7 @@ impl Inner {
         is_manifest: bool,
     ) -> Result<Link, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let name = &target.repository.name;
         let found = if is_manifest {
             client.head_manifest(&lease, name, &Reference::Digest(*digest)).await?

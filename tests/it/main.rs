@@ -2,17 +2,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 #![allow(clippy::disallowed_methods)] // the fakes spawn their own servers
 
+mod access;
 mod admin;
 mod coalescing;
 mod cli;
 mod docs;
+mod flights;
 mod floors;
 mod freshness;
+mod pull_blob;
 mod pull_manifest;
 mod server;
 mod support;
 mod support_works;
+mod verification;
 
+mod patience;
 mod redirects;
 mod upstream_auth;
 mod upstream_quirks;
