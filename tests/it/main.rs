@@ -7,6 +7,7 @@ mod coalescing;
 mod cli;
 mod docs;
 mod floors;
+mod ranges;
 mod server;
 mod support;
 mod support_works;
