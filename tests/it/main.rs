@@ -8,6 +8,7 @@ mod cli;
 mod docs;
 mod floors;
 mod headers;
+mod lists;
 mod ranges;
 mod routing;
 mod server;
