@@ -9,6 +9,7 @@ mod docs;
 mod floors;
 mod headers;
 mod lists;
+mod metrics;
 mod ranges;
 mod routing;
 mod server;
