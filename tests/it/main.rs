@@ -7,6 +7,7 @@ mod admin;
 mod coalescing;
 mod cli;
 mod docs;
+mod eviction;
 mod flights;
 mod floors;
 mod freshness;
