@@ -165,12 +165,12 @@ impl Index {
     }
 
     /// The least recently used blobs that `may_go`, until they sum up to `bytes`.
-    pub(super) fn oldest(&self, bytes: u64, may_go: impl Fn(&Digest) -> bool) -> Vec<(Digest, u64)> {
+    pub(super) fn oldest(&self, bytes: u64, mut may_go: impl FnMut(&Digest) -> bool) -> Vec<(Digest, u64)> {
         let found = self.read(|read| {
             let (mut victims, mut sum) = (Vec::new(), 0u64);
             for row in read.open_table(LRU)?.range::<(u64, &[u8])>(..)? {
                 let (at, size) = row?;
-                if let Some(digest) = parse_key(at.value().1).filter(&may_go) {
+                if let Some(digest) = parse_key(at.value().1).filter(&mut may_go) {
                     victims.push((digest, size.value()));
                     sum = sum.saturating_add(size.value());
                 }

@@ -336,6 +336,11 @@ impl Inner {
 
     /// Takes out a blob whose file is not what the index says.
     async fn take_out<T>(&self, digest: &Digest, entry: Entry, why: &'static str) -> Option<T> {
+        // Taken out once, whoever comes upon it, and by nobody taken for a file that the index has lost.
+        let _claim = self.claims.claim(*digest).await;
+        if self.index.entry(digest).is_none_or(|now| now.size != entry.size) {
+            return None;
+        }
         tracing::warn!(%digest, why, "a cached blob is damaged; it is fetched again when it is asked for");
         let removed = self.index.change(Change::Removed(vec![*digest])).await;
         let _ = fs::remove_file(self.tree.blob(digest));

@@ -287,15 +287,17 @@ impl Claims {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            if self.lock().insert(digest, ()).is_none() {
-                return Claim { claims: Arc::clone(self), digest };
+            if let Some(claim) = self.try_claim(digest) {
+                return claim;
             }
             freed.await;
         }
     }
 
-    pub(super) fn is_claimed(&self, digest: &Digest) -> bool {
-        self.lock().contains_key(digest)
+    /// `None` when somebody has it.
+    pub(super) fn try_claim(self: &Arc<Self>, digest: Digest) -> Option<Claim> {
+        let is_free = self.lock().insert(digest, ()).is_none();
+        is_free.then(|| Claim { claims: Arc::clone(self), digest })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, ()>> {
@@ -315,7 +317,7 @@ impl Drop for Claim {
 pub(super) struct Leftovers(Mutex<HashMap<Digest, Leftover>>);
 
 #[derive(Debug)]
-struct Leftover {
+pub(super) struct Leftover {
     since: u64,
     _room: Reservation,
 }
@@ -331,17 +333,14 @@ impl Leftovers {
         self.lock().insert(digest, Leftover { since, _room: room });
     }
 
-    fn take(&self, digest: &Digest) -> Option<Leftover> {
+    /// Takes one out; its room is given back on drop. Only for who has claimed the digest.
+    pub(super) fn take(&self, digest: &Digest) -> Option<Leftover> {
         self.lock().remove(digest)
     }
 
-    /// Takes out those from before `time` (milliseconds since 1970); their room is given back.
-    pub(super) fn take_older(&self, time: u64) -> Vec<Digest> {
-        let mut leftovers = self.lock();
-        let old: Vec<Digest> =
-            leftovers.iter().filter(|(_, it)| it.since < time).map(|(digest, _)| *digest).collect();
-        old.iter().for_each(|digest| drop(leftovers.remove(digest)));
-        old
+    /// Those from before `time` (milliseconds since 1970).
+    pub(super) fn older(&self, time: u64) -> Vec<Digest> {
+        self.lock().iter().filter(|(_, it)| it.since < time).map(|(digest, _)| *digest).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Leftover>> {

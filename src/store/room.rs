@@ -4,6 +4,7 @@ use std::fs;
 
 use super::index::Change;
 use super::metrics::Reason;
+use super::partial::Claim;
 use super::space::Reservation;
 use super::{Error, Inner};
 use crate::oci::Digest;
@@ -39,7 +40,8 @@ impl Inner {
         }
         let _one_at_a_time = self.evicting.lock().await;
         self.flush_used().await;
-        let victims = self.index.oldest(missing, |digest| self.may_go(digest));
+        // Claimed until their files are gone: nobody takes a file that is about to go for one that was lost.
+        let (victims, _claims) = self.victims(missing);
         let oldest = victims.first().and_then(|(digest, _)| self.index.entry(digest));
         if self.drop_leftovers(oldest.map_or(u64::MAX, |entry| entry.last_use)) {
             return Ok(());
@@ -67,16 +69,27 @@ impl Inner {
     }
 
     /// What is read is never cut off, and what is being written again is about to be used.
-    fn may_go(&self, digest: &Digest) -> bool {
-        !self.readers.is_read(digest) && !self.claims.is_claimed(digest)
+    fn victims(&self, missing: u64) -> (Vec<(Digest, u64)>, Vec<Claim>) {
+        let mut claims = Vec::new();
+        let victims = self.index.oldest(missing, |digest| {
+            let claim = if self.readers.is_read(digest) { None } else { self.claims.try_claim(*digest) };
+            let may_go = claim.is_some();
+            claims.extend(claim);
+            may_go
+        });
+        (victims, claims)
     }
 
     /// Partial downloads that nobody took up since `before` go like blobs of that age.
     pub(super) fn drop_leftovers(&self, before: u64) -> bool {
-        let old = self.leftovers.take_older(before);
-        for digest in &old {
-            let _ = fs::remove_file(self.tree.partial(digest));
+        let mut dropped = false;
+        for digest in self.leftovers.older(before) {
+            // Nobody takes the file up while it goes, and its room is free when it is gone.
+            let Some(_claim) = self.claims.try_claim(digest) else { continue };
+            let Some(_leftover) = self.leftovers.take(&digest) else { continue };
+            let _ = fs::remove_file(self.tree.partial(&digest));
+            dropped = true;
         }
-        !old.is_empty()
+        dropped
     }
 }

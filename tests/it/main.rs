@@ -7,6 +7,7 @@ mod admin;
 mod cli;
 mod coalescing;
 mod docs;
+mod eviction;
 mod flights;
 mod floors;
 mod freshness;
