@@ -49,7 +49,7 @@ struct Inner {
     flights: Flights,
     manifests: Calls<Digest, Fetched>,
     checks: Calls<(Repository, Name), Checked>,
-    proofs: Calls<(Repository, Digest), Result<Link, Error>>,
+    proofs: Calls<(Repository, Subject), Result<Link, Error>>,
     absent: Cache<(Repository, Subject), Absent>,
     // What manifests say of their blobs' sizes: a hint that makes room early and catches a wrong length.
     sizes: moka::sync::Cache<(Repository, Digest), u64>,
@@ -144,9 +144,11 @@ impl Inner {
         let subject = if is_manifest { Subject::Manifest(*digest) } else { Subject::Blob(*digest) };
         self.may_ask(target, &subject).await?;
         let (inner, target, digest) = (Arc::clone(self), target.clone(), *digest);
-        let key = (target.repository.clone(), digest);
+        let key = (target.repository.clone(), subject.clone());
         let work = move || async move {
-            if let Some(link) = inner.proof(&target, &digest) {
+            // That a repository has a blob of this digest does not make it a manifest there.
+            if let Some(link) = inner.proof(&target, &digest).filter(|link| link.is_manifest || !is_manifest)
+            {
                 return Ok(link);
             }
             let outcome = inner.ask_for_proof(&target, &digest, is_manifest).await;

@@ -285,10 +285,7 @@ impl<'t> Tables<'t> {
             Change::Removed(digests) => digests.iter().try_for_each(|digest| self.remove(digest)),
             Change::Used(uses) => uses.iter().try_for_each(|(digest, at)| self.touch(digest, *at)),
             Change::Linked(repository, digest, link) => {
-                let at = (key(digest), repository.to_string());
-                let row = (link.size, link.is_manifest, link.media_type.as_str());
-                self.links.insert((at.0.as_slice(), at.1.as_str()), row)?;
-                Ok(())
+                self.link(&key(digest), &repository.to_string(), link)
             }
             Change::Named(repository, name, stamp) => {
                 let row = (
@@ -347,6 +344,16 @@ impl<'t> Tables<'t> {
             self.lru.remove((last_use, key.as_slice()))?;
             self.lru.insert((at, key.as_slice()), size)?;
             self.blobs.insert(key.as_slice(), (size, at, flags))?;
+        }
+        Ok(())
+    }
+
+    /// A manifest may be asked for as a blob too: what is known of it as a manifest stays.
+    fn link(&mut self, key: &[u8], repository: &str, link: &Link) -> Result<(), redb::Error> {
+        let is_known = self.links.get((key, repository))?.is_some_and(|row| row.value().1);
+        if link.is_manifest || !is_known {
+            let row = (link.size, link.is_manifest, link.media_type.as_str());
+            self.links.insert((key, repository), row)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ mod server;
 mod support;
 mod support_works;
 
+mod proofs;
 mod redirects;
 mod upstream_auth;
 mod upstream_quirks;
