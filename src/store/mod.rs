@@ -180,9 +180,9 @@ impl Store {
                 self.mark_used(digest);
                 Some(Blob { file: Arc::new(file), size: length, _reading: Arc::new(reading) })
             }
-            Ok(_) => self.0.take_out(digest, entry, "its size is wrong").await,
+            Ok(_) => self.0.give_up(digest, entry, "its size is wrong").await,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.0.take_out(digest, entry, "its file is gone").await
+                self.0.give_up(digest, entry, "its file is gone").await
             }
             Err(error) => {
                 // Too many open files, say: the blob itself may be fine.
@@ -334,16 +334,18 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes out a blob whose file is not what the index says.
-    async fn take_out<T>(&self, digest: &Digest, entry: Entry, why: &'static str) -> Option<T> {
-        // Taken out once, whoever comes upon it, and by nobody taken for a file that the index has lost.
+    /// Takes out a blob whose file is not what the index says. Once, however many come upon it, and not when it
+    /// was evicted just now: it would be counted as gone twice.
+    async fn give_up<T>(&self, digest: &Digest, entry: Entry, why: &'static str) -> Option<T> {
         let _claim = self.claims.claim(*digest).await;
-        if self.index.entry(digest).is_none_or(|now| now.size != entry.size) {
+        let path = self.tree.blob(digest);
+        let is_whole = fs::metadata(&path).is_ok_and(|data| data.len() == entry.size);
+        if is_whole || self.index.entry(digest).is_none() {
             return None;
         }
         tracing::warn!(%digest, why, "a cached blob is damaged; it is fetched again when it is asked for");
         let removed = self.index.change(Change::Removed(vec![*digest])).await;
-        let _ = fs::remove_file(self.tree.blob(digest));
+        let _ = fs::remove_file(path);
         if removed.is_ok() {
             self.space.gone(entry.size);
             self.metrics.evicted(Reason::Damaged, entry.size);

@@ -15,6 +15,7 @@ mod headers;
 mod lists;
 mod metrics;
 mod patience;
+mod proofs;
 mod pull_blob;
 mod pull_manifest;
 mod ranges;
