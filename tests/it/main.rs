@@ -13,6 +13,7 @@ mod floors;
 mod freshness;
 mod pull_blob;
 mod pull_manifest;
+mod recovery;
 mod server;
 mod support;
 mod support_works;
