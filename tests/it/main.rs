@@ -19,6 +19,7 @@ mod proofs;
 mod pull_blob;
 mod pull_manifest;
 mod ranges;
+mod recovery;
 mod redirects;
 mod routing;
 mod server;
