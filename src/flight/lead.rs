@@ -1,4 +1,5 @@
 use super::{Error, Order, Seat, State};
+use crate::scheduler::Errand;
 use crate::store::{Link, Partial};
 use crate::upstream::Transfer;
 
@@ -18,7 +19,7 @@ impl Seat {
             self.state.send_replace(State::Proven { file, total });
             return Ok(());
         }
-        let lease = self.inner.scheduler.lease(order.upstream).await?;
+        let lease = self.inner.scheduler.lease(order.upstream, Errand::Transfer).await?;
         let mut partial = self.inner.store.partial(order.digest, order.size).await?;
         let (name, from) = (&order.repository.name, partial.kept());
         let mut transfer = order.client.blob(lease, name, &order.digest, from, order.size).await?;
@@ -61,9 +62,9 @@ impl Seat {
 
     /// A proven blob that cannot be kept has still been served.
     async fn keep(&self, order: &Order, partial: Partial, total: u64) {
-        let link = Link { size: total, is_manifest: false, is_proven: true, media_type: String::new() };
+        let link = Link { size: total, is_manifest: false, media_type: String::new() };
         let kept = match partial.promote(total).await {
-            Ok(()) => self.inner.store.add_links(&order.repository, vec![(order.digest, link)]).await,
+            Ok(()) => self.inner.store.add_link(&order.repository, order.digest, link).await,
             Err(error) => Err(error),
         };
         if let Err(error) = kept {

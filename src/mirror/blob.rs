@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::passage::Passage;
-use super::{BlobAnswer, Content, Error, Inner, Mirror, Served};
+use super::{BlobAnswer, Content, Error, Inner, Mirror, Served, Subject};
 use crate::flight::{self, Follower, HOLD_BACK, Order, Role};
 use crate::oci::{Digest, Repository};
 use crate::routing::Target;
+use crate::scheduler::Errand;
 
 /// What came of joining a flight.
 enum Boarded {
@@ -30,7 +31,7 @@ impl Mirror {
         if let Some(answer) = self.0.cached_blob(target, digest).await? {
             return Ok(answer);
         }
-        self.0.may_ask(target, &digest.to_string()).await?;
+        self.0.may_ask(target, &Subject::Blob(*digest)).await?;
         for _ in 0..MOST_TRIES {
             self.0.may_board(target, digest).await?;
             match self.0.board(target, digest).await? {
@@ -53,7 +54,7 @@ impl Mirror {
         }
         let link = self.0.prove(target, digest, false).await?;
         if link.size == 0 && !digest.is_of_nothing() {
-            // The upstream's HEAD left out the length, which clients need: only the blob tells.
+            // The upstream's HEAD did not tell, and a wrong length is worse than a fetch.
             return self.blob(target, digest).await.map(|answer| BlobAnswer { content: None, ..answer });
         }
         Ok(BlobAnswer { size: link.size, content: None, served: Served::Miss })
@@ -117,13 +118,13 @@ impl Inner {
         if *source != target.repository {
             return Ok(Boarded::Elsewhere);
         }
-        self.note_absence(target, &digest.to_string(), Err(error.into())).await
+        self.note_absence(target, Subject::Blob(*digest), Err(error.into())).await
     }
 
     /// Straight from the upstream to this one client.
     async fn pass_through(&self, target: &Target, digest: &Digest) -> Result<BlobAnswer, Error> {
         let order = self.order(target, digest);
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Transfer).await?;
         let transfer = order.client.blob(lease, &target.repository.name, digest, 0, order.size).await?;
         let size = transfer.total().ok_or_else(|| {
             Error::Internal("it cannot be kept, and the upstream does not tell its length".to_owned())
@@ -133,13 +134,12 @@ impl Inner {
     }
 
     pub(super) fn order(&self, target: &Target, digest: &Digest) -> Order {
-        let mentioned = self.store.link(&target.repository, digest);
         Order {
             upstream: target.upstream,
             client: Arc::clone(&self.upstream(target).client),
             repository: target.repository.clone(),
             digest: *digest,
-            size: mentioned.map(|link| link.size).filter(|size| *size > 0),
+            size: self.sizes.get(&(target.repository.clone(), *digest)),
         }
     }
 }

@@ -6,12 +6,14 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 
 use super::manifest::{Document, type_of};
-use super::{Error, Inner, Served};
+use super::{Error, Inner, Served, Subject};
 use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
 use crate::lifecycle::now;
 use crate::oci::{Algorithm, Digest, Reference, Tag};
 use crate::routing::Target;
-use crate::store::{Name, Stamp};
+use crate::scheduler::Errand;
+use crate::store::{Link, Name, Stamp};
+use crate::upstream;
 
 /// What a name means, and how that was found out.
 #[derive(Debug, Clone)]
@@ -30,6 +32,9 @@ pub(super) enum Checked {
     /// It could not be found out, or there is no such thing.
     Failed(Error),
 }
+
+/// How long a check may hold up a request that could be served stale.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Inner {
     /// What `name` means, from memory or by asking, as the upstream's freshness has it.
@@ -60,7 +65,8 @@ impl Inner {
         name: &Name,
         remembered: Option<Stamp>,
     ) -> Result<Named, Error> {
-        let checked = match self.may_ask(target, &name.to_string()).await {
+        let checked = match self.may_ask(target, &Subject::Name(name.clone())).await {
+            Ok(()) if remembered.is_some() => self.check_patiently(target, name).await,
             Ok(()) => self.check(target, name).await,
             Err(error) => Checked::Failed(error),
         };
@@ -89,6 +95,16 @@ impl Inner {
         let key = (target.repository.clone(), name.clone());
         let checked = self.checks.call(key, move || inner.check_now(own, wanted, asked)).await;
         checked.map_or_else(|| Checked::Failed(super::given_up()), |(checked, _)| checked)
+    }
+
+    /// With something to fall back on, an upstream that hangs is not waited for to the end of its time limits:
+    /// the client's own are often shorter. The check goes on, and the next request has its answer.
+    async fn check_patiently(self: &Arc<Self>, target: &Target, name: &Name) -> Checked {
+        let checked = tokio::time::timeout(PATIENCE, self.check(target, name)).await;
+        checked.unwrap_or_else(|_| {
+            let endpoint = target.repository.registry.to_string();
+            Checked::Failed(Error::Upstream(upstream::Error::TimedOut { endpoint, after: PATIENCE }))
+        })
     }
 
     /// Asks behind the client's back.
@@ -120,7 +136,7 @@ impl Inner {
             Name::Tags => self.ask_for_tags(target).await,
             Name::Referrers(digest) => self.ask_for_referrers(target, digest).await,
         };
-        let asked = self.note_absence(target, &name.to_string(), asked).await;
+        let asked = self.note_absence(target, Subject::Name(name.clone()), asked).await;
         match asked {
             Ok(stamp) => match self.store.set_name(&target.repository, name, stamp.clone()).await {
                 Ok(stamp) => Checked::Confirmed(stamp),
@@ -142,7 +158,7 @@ impl Inner {
     /// is fetched before the name follows: were it not to be had, the old one could still be served.
     async fn ask_for_tag(self: &Arc<Self>, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let found =
             client.head_manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
         drop(lease);
@@ -154,12 +170,8 @@ impl Inner {
         if old.is_some_and(|old| old.digest != digest) {
             self.by_digest(target, &digest).await?;
         } else {
-            let link = crate::store::Link {
-                size,
-                is_manifest: true,
-                is_proven: true,
-                media_type: type_of(Some(media_type.clone()), &[]),
-            };
+            let media_type = type_of(Some(media_type.clone()), &[]);
+            let link = Link { size, is_manifest: true, media_type };
             self.remember_link(target, &digest, link).await;
         }
         Ok(stamp(digest, size, type_of(Some(media_type), &[])))
@@ -168,7 +180,7 @@ impl Inner {
     /// For upstreams whose HEAD does not tell the digest: a counted GET, and the digest is computed here.
     async fn fetch_by_tag(&self, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let document = client.manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
         let digest = Digest::of(Algorithm::Sha256, &document.bytes);
         let media_type = type_of(document.media_type, &document.bytes);

@@ -8,6 +8,7 @@ use super::check::{Named, stamp};
 use super::{Error, Inner, ListAnswer, Mirror};
 use crate::oci::{Algorithm, Digest, OCI_INDEX, Referrers, TagList, fallback_tag};
 use crate::routing::Target;
+use crate::scheduler::Errand;
 use crate::store::{Name, Stamp};
 use crate::upstream;
 
@@ -47,7 +48,7 @@ impl Inner {
     }
 
     pub(super) async fn ask_for_tags(&self, target: &Target) -> Result<Stamp, Error> {
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let list = self.upstream(target).client.tags(&lease, &target.repository.name).await?;
         drop(lease);
         let mut tags = list.tags;
@@ -64,7 +65,7 @@ impl Inner {
         target: &Target,
         digest: &Digest,
     ) -> Result<Stamp, Error> {
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let asked = self.upstream(target).client.referrers(&lease, &target.repository.name, digest).await;
         drop(lease);
         let referrers = match asked {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 
 use super::check::Named;
-use super::{Error, Inner, ManifestAnswer, Mirror, Served};
+use super::{Error, Inner, ManifestAnswer, Mirror, Served, Subject};
 use crate::flight::Role;
-use crate::oci::{Accept, Digest, Manifest, Reference, Repository, Tag, is_manifest};
+use crate::oci::{Accept, Digest, Manifest, Reference, Repository, Tag};
 use crate::routing::Target;
+use crate::scheduler::Errand;
 use crate::store::{Link, Name};
 
 /// What a manifest fetch brought, and through which repository it was made.
@@ -24,6 +26,9 @@ pub(super) struct Document {
     pub(super) bytes: Bytes,
     pub(super) media_type: String,
 }
+
+/// Layers of one image that are fetched ahead at once.
+const READ_AHEAD: usize = 4;
 
 /// How often a fetch through another repository may fail before this request gives up.
 const MOST_TRIES: usize = 3;
@@ -110,13 +115,13 @@ impl Inner {
             if let Some(answer) = self.cached_manifest(target, digest).await? {
                 return Ok(answer);
             }
-            self.may_ask(target, &digest.to_string()).await?;
+            self.may_ask(target, &Subject::Manifest(*digest)).await?;
             let (inner, own, wanted) = (Arc::clone(self), target.clone(), *digest);
             let fetched = self.manifests.call(*digest, move || async move { inner.fetch(own, wanted).await });
             let (Fetched { source, outcome }, role) = fetched.await.ok_or_else(super::given_up)?;
             if source == target.repository {
                 let served = if role == Role::Lead { Served::Miss } else { Served::Joined };
-                let document = self.note_absence(target, &digest.to_string(), outcome).await?;
+                let document = self.note_absence(target, Subject::Manifest(*digest), outcome).await?;
                 return Ok(answer(*digest, document, served));
             }
             // Fetched, or not, through another repository: that says nothing about this one.
@@ -152,7 +157,7 @@ impl Inner {
             // Whoever began this looked before an earlier fetch had left its document.
             return Ok(Document { media_type: type_of(Some(link.media_type), &bytes), bytes });
         }
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let client = &self.upstream(target).client;
         let reference = Reference::Digest(*digest);
         let document = client.manifest(&lease, &target.repository.name, &reference).await?;
@@ -169,19 +174,17 @@ impl Inner {
         Ok(document)
     }
 
-    /// Keeps a proven manifest, that this repository contains it, and what it mentions. When that fails the
-    /// client is served all the same.
+    /// Keeps a proven manifest, that this repository contains it, and how large its blobs should be. When that
+    /// fails the client is served all the same.
     pub(super) async fn keep(&self, target: &Target, digest: &Digest, document: &Document) {
         let size = document.bytes.len() as u64;
         let media_type = document.media_type.clone();
-        let mut links = vec![(*digest, Link { size, is_manifest: true, is_proven: true, media_type })];
-        let manifest = Manifest::parse(&document.bytes).unwrap_or_default();
-        links.extend(manifest.children().map(|(child, is_manifest)| {
-            let media_type = child.media_type.clone();
-            (child.digest, Link { size: child.size, is_manifest, is_proven: false, media_type })
-        }));
+        let link = Link { size, is_manifest: true, media_type };
+        for child in Manifest::parse(&document.bytes).unwrap_or_default().blobs {
+            self.sizes.insert((target.repository.clone(), child.digest), child.size);
+        }
         let kept = match self.store.put_document(*digest, document.bytes.clone()).await {
-            Ok(()) => self.store.add_links(&target.repository, links).await,
+            Ok(()) => self.store.add_link(&target.repository, *digest, link).await,
             Err(error) => Err(error),
         };
         if let Err(error) = kept {
@@ -189,14 +192,26 @@ impl Inner {
         }
     }
 
-    /// Clients fetch three layers at a time; the rest need not wait for that.
-    fn read_ahead(&self, target: &Target, bytes: &Bytes) {
+    /// Clients fetch three layers at a time; the rest need not wait for that. A few at a time here too, so
+    /// that what clients ask for by themselves finds a free connection.
+    fn read_ahead(self: &Arc<Self>, target: &Target, bytes: &Bytes) {
         if !self.upstream(target).config.read_ahead {
             return;
         }
-        let manifest = Manifest::parse(bytes).unwrap_or_default();
-        for child in manifest.blobs.iter().filter(|child| !is_manifest(&child.media_type)) {
-            drop(self.flights.join(self.order(target, &child.digest)));
+        let (inner, target) = (Arc::clone(self), target.clone());
+        let blobs = Manifest::parse(bytes).unwrap_or_default().blobs;
+        self.life.spawn("read ahead", async move {
+            let fetches = stream::iter(blobs).map(|blob| inner.fetch_ahead(&target, blob.digest));
+            let mut fetches = fetches.buffer_unordered(READ_AHEAD);
+            while !inner.life.is_stopping() && fetches.next().await.is_some() {}
+        });
+    }
+
+    /// Whether it came is the concern of whoever asks for it.
+    async fn fetch_ahead(&self, target: &Target, digest: Digest) {
+        if self.store.size(&digest).await.is_none() {
+            let (mut follower, _, _) = self.flights.join(self.order(target, &digest));
+            let _ = follower.proven().await;
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::flight::{Calls, Flights};
 use crate::lifecycle::Lifecycle;
 use crate::oci::{Digest, Reference, Repository};
 use crate::routing::Target;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Errand, Scheduler};
 use crate::store::{Link, Name, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Client, UpstreamMetrics};
@@ -50,7 +50,10 @@ struct Inner {
     manifests: Calls<Digest, Fetched>,
     checks: Calls<(Repository, Name), Checked>,
     proofs: Calls<(Repository, Digest), Result<Link, Error>>,
-    absent: Cache<(Repository, String), Absent>,
+    absent: Cache<(Repository, Subject), Absent>,
+    // What manifests say of their blobs' sizes: a hint that makes room early and catches a wrong length.
+    sizes: moka::sync::Cache<(Repository, Digest), u64>,
+    life: Lifecycle,
 }
 
 struct Upstream {
@@ -65,11 +68,21 @@ struct Absent {
     ttl: Duration,
 }
 
+/// What may be absent. By the same digest there may be a manifest and no blob, or the other way round.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Subject {
+    Manifest(Digest),
+    Blob(Digest),
+    Name(Name),
+}
+
 /// Lets each entry live for its upstream's `negative_ttl`.
 struct NegativeTtl;
 
 /// Absences that are remembered at once; clients that ask for nonsense cannot make it more (I7).
 const MOST_ABSENT: u64 = 10_000;
+/// Sizes of blobs that are remembered at once: those of a few thousand images.
+const MOST_SIZES: u64 = 50_000;
 
 impl Mirror {
     /// A mirror of the upstreams of `config`, keeping what it fetches in `store`.
@@ -100,6 +113,8 @@ impl Mirror {
             checks: Calls::new("check a name", life),
             proofs: Calls::new("prove a link", life),
             absent: absent.build(),
+            sizes: moka::sync::Cache::new(MOST_SIZES),
+            life: life.clone(),
         })))
     }
 
@@ -116,7 +131,7 @@ impl Inner {
 
     /// The proof that the target's repository contains `digest`, where there is one.
     fn proof(&self, target: &Target, digest: &Digest) -> Option<Link> {
-        self.store.link(&target.repository, digest).filter(|link| link.is_proven)
+        self.store.link(&target.repository, digest)
     }
 
     /// Asks the upstream by a free HEAD whether the repository contains `digest`; one HEAD for all who ask.
@@ -126,7 +141,8 @@ impl Inner {
         digest: &Digest,
         is_manifest: bool,
     ) -> Result<Link, Error> {
-        self.may_ask(target, &digest.to_string()).await?;
+        let subject = if is_manifest { Subject::Manifest(*digest) } else { Subject::Blob(*digest) };
+        self.may_ask(target, &subject).await?;
         let (inner, target, digest) = (Arc::clone(self), target.clone(), *digest);
         let key = (target.repository.clone(), digest);
         let work = move || async move {
@@ -134,7 +150,7 @@ impl Inner {
                 return Ok(link);
             }
             let outcome = inner.ask_for_proof(&target, &digest, is_manifest).await;
-            inner.note_absence(&target, &digest.to_string(), outcome).await
+            inner.note_absence(&target, subject, outcome).await
         };
         let outcome = self.proofs.call(key, work).await;
         outcome.map_or_else(|| Err(given_up()), |(outcome, _)| outcome)
@@ -147,40 +163,34 @@ impl Inner {
         is_manifest: bool,
     ) -> Result<Link, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream).await?;
+        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let name = &target.repository.name;
         let found = if is_manifest {
             client.head_manifest(&lease, name, &Reference::Digest(*digest)).await?
         } else {
             client.head_blob(&lease, name, digest).await?
         };
-        let mentioned = self.store.link(&target.repository, digest);
-        let known = mentioned.as_ref();
-        let media_type = found.media_type.filter(|_| is_manifest);
-        let link = Link {
-            size: found.size.or(known.map(|link| link.size)).unwrap_or(0),
-            is_manifest,
-            is_proven: true,
-            media_type: media_type.or(known.map(|link| link.media_type.clone())).unwrap_or_default(),
-        };
+        let mentioned = || self.sizes.get(&(target.repository.clone(), *digest));
+        let media_type = found.media_type.filter(|_| is_manifest).unwrap_or_default();
+        let link = Link { size: found.size.or_else(mentioned).unwrap_or(0), is_manifest, media_type };
         self.remember_link(target, digest, link.clone()).await;
         Ok(link)
     }
 
     /// A link that cannot be written costs another HEAD later, and the client nothing.
     async fn remember_link(&self, target: &Target, digest: &Digest, link: Link) {
-        let outcome = self.store.add_links(&target.repository, vec![(*digest, link)]).await;
+        let outcome = self.store.add_link(&target.repository, *digest, link).await;
         if let Err(error) = outcome {
             tracing::warn!(%digest, repository = %target.repository, %error, "a proof could not be kept");
         }
     }
 
-    /// Whether the upstream may be asked for `reference`: not offline, and it did not just say no.
-    async fn may_ask(&self, target: &Target, reference: &str) -> Result<(), Error> {
+    /// Whether the upstream may be asked for `subject`: not offline, and it did not just say no.
+    async fn may_ask(&self, target: &Target, subject: &Subject) -> Result<(), Error> {
         if self.offline {
             return Err(Error::Offline);
         }
-        match self.absent.get(&(target.repository.clone(), reference.to_owned())).await {
+        match self.absent.get(&(target.repository.clone(), subject.clone())).await {
             Some(absent) => Err(Error::Negative(absent.error)),
             None => Ok(()),
         }
@@ -190,7 +200,7 @@ impl Inner {
     async fn note_absence<T>(
         &self,
         target: &Target,
-        reference: &str,
+        subject: Subject,
         outcome: Result<T, Error>,
     ) -> Result<T, Error> {
         let ttl = self.upstream(target).config.freshness.negative_ttl;
@@ -198,7 +208,7 @@ impl Inner {
             && outcome.as_ref().is_err_and(Error::is_absence)
             && !ttl.is_zero()
         {
-            let key = (target.repository.clone(), reference.to_owned());
+            let key = (target.repository.clone(), subject);
             self.absent.insert(key, Absent { error: error.clone(), ttl }).await;
         }
         outcome

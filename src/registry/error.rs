@@ -30,9 +30,11 @@ pub(super) enum Error {
     #[error("too many ranges, or more than twice the blob in all; ask for fewer")]
     Ranges,
     /// The mirror's own; the kind tells which spec code says "not found".
-    #[error("{source}")]
+    #[error("{what}: {source}")]
     Mirror {
-        /// What was asked for.
+        /// What was asked for, as a client may read it: `docker.io/library/nginx:latest`.
+        what: String,
+        /// What kind of thing that is.
         kind: Kind,
         /// Why it cannot be had.
         source: mirror::Error,
@@ -80,7 +82,10 @@ impl Error {
             Error::Range(_) => told(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid, "range"),
             // Clients of lazily pulled images halve their list of ranges on a 400, and only on that.
             Error::Ranges => told(StatusCode::BAD_REQUEST, ErrorCode::RangeInvalid, "ranges"),
-            Error::Mirror { kind, source } => mirror_told(*kind, source),
+            Error::Mirror { what, kind, source } => {
+                let told = mirror_told(*kind, source);
+                Told { text: format!("{what}: {}", told.text), ..told }
+            }
         }
     }
 }

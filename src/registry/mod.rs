@@ -22,7 +22,7 @@ use self::record::Record;
 use self::response::{Answer, etag};
 use crate::access;
 use crate::config::Config;
-use crate::mirror::Mirror;
+use crate::mirror::{self, Mirror};
 use crate::oci::{
     Accept, Digest, Kind, OCI_INDEX, OciRequest, Page, Ranges, Reference, Referrers, RegistryHost,
     RepositoryName, TagList, next_page,
@@ -136,7 +136,11 @@ impl Registry {
     ) -> Result<Answer, Error> {
         let accept = Accept::parse(values(asked.headers, &ACCEPT));
         let answer = self.0.mirror.manifest(target, reference, &accept, asked.head).await;
-        let answer = answer.map_err(|source| Error::Mirror { kind: Kind::Manifest, source })?;
+        let answer = answer.map_err(|source| {
+            let separator = if matches!(reference, Reference::Tag(_)) { ':' } else { '@' };
+            let what = format!("{}{separator}{reference}", target.repository);
+            Error::Mirror { what, kind: Kind::Manifest, source }
+        })?;
         record.served(answer.served);
         let digest = answer.digest;
         let response = response::manifest(answer, matches!(reference, Reference::Tag(_)));
@@ -156,7 +160,10 @@ impl Registry {
         } else {
             mirror.blob(target, digest).await
         };
-        let answer = answer.map_err(|source| Error::Mirror { kind: Kind::Blob, source })?;
+        let answer = answer.map_err(|source| {
+            let what = format!("{}@{digest}", target.repository);
+            Error::Mirror { what, kind: Kind::Blob, source }
+        })?;
         record.served(answer.served);
         if is_known(asked.headers, digest) {
             return Ok(response::blob(digest, answer.size, answer.served).not_modified());
@@ -172,16 +179,17 @@ impl Registry {
         record: &mut Record,
     ) -> Result<Answer, Error> {
         let answer = self.0.mirror.tags(target).await;
-        let answer = answer.map_err(|source| Error::Mirror { kind: Kind::Tags, source })?;
+        let failed = |source| Error::Mirror { what: target.repository.to_string(), kind: Kind::Tags, source };
+        let answer = answer.map_err(failed)?;
         record.served(answer.served);
         if page.n.is_none() && page.last.is_none() {
             return Ok(response::list(&answer, "application/json", answer.document.clone()));
         }
-        let all = TagList::parse(&answer.document).map_err(|error| internal(Kind::Tags, &error))?;
+        let all = TagList::parse(&answer.document).map_err(|error| failed(internal(&error)))?;
         let (tags, more) = page.cut(&all.tags);
         let link = more.then(|| asked.next_page(page, tags.last())).flatten();
         let part = TagList { name: all.name.clone(), tags: tags.to_vec() };
-        let part = serde_json::to_vec(&part).map_err(|error| internal(Kind::Tags, &error))?;
+        let part = serde_json::to_vec(&part).map_err(|error| failed(internal(&error)))?;
         Ok(response::next_page(response::list(&answer, "application/json", Bytes::from(part)), link))
     }
 
@@ -193,13 +201,15 @@ impl Registry {
         record: &mut Record,
     ) -> Result<Answer, Error> {
         let answer = self.0.mirror.referrers(target, digest).await;
-        let answer = answer.map_err(|source| Error::Mirror { kind: Kind::Referrers, source })?;
+        let what = || format!("referrers of {}@{digest}", target.repository);
+        let failed = |source| Error::Mirror { what: what(), kind: Kind::Referrers, source };
+        let answer = answer.map_err(failed)?;
         record.served(answer.served);
         let Some(artifact_type) = artifact_type else {
             return Ok(response::list(&answer, OCI_INDEX, answer.document.clone()));
         };
         let all = Referrers::parse(&answer.document);
-        let mut referrers = all.map_err(|error| internal(Kind::Referrers, &error))?;
+        let mut referrers = all.map_err(|error| failed(internal(&error)))?;
         referrers.filter(artifact_type);
         let document = Bytes::from(referrers.to_json());
         Ok(response::filtered(response::list(&answer, OCI_INDEX, document)))
@@ -246,6 +256,7 @@ fn asked_ranges(headers: &HeaderMap, digest: &Digest) -> Option<Ranges> {
     values(headers, &RANGE).next().and_then(Ranges::parse)
 }
 
-fn internal(kind: Kind, error: &serde_json::Error) -> Error {
-    Error::Mirror { kind, source: crate::mirror::Error::Internal(error.to_string()) }
+/// A document of our own that cannot be read back.
+fn internal(error: &serde_json::Error) -> mirror::Error {
+    mirror::Error::Internal(error.to_string())
 }

@@ -12,7 +12,7 @@ use crate::oci::{Algorithm, Digest, Repository};
 
 type BlobRow = (u64, u64, u8);
 type LinkKey = (&'static [u8], &'static str);
-type LinkRow = (u64, bool, bool, &'static str);
+type LinkRow = (u64, bool, &'static str);
 type NameKey = (&'static str, &'static str);
 type NameRow = (&'static [u8], u64, &'static str, u64, u64);
 
@@ -20,8 +20,8 @@ type NameRow = (&'static [u8], u64, &'static str, u64, u64);
 const BLOBS: TableDefinition<&[u8], BlobRow> = TableDefinition::new("blobs");
 /// Last use and digest to size: the order of eviction.
 const LRU: TableDefinition<(u64, &[u8]), u64> = TableDefinition::new("lru");
-/// Digest and repository to size, "is a manifest", "is proven" and media type. Digest first, so that what
-/// falls with a blob lies together.
+/// Digest and repository to size, "is a manifest" and media type: a proof that the one contains the other.
+/// Digest first, so that what falls with a blob lies together.
 const LINKS: TableDefinition<LinkKey, LinkRow> = TableDefinition::new("links");
 /// Repository and name to digest, size, media type, since when and last confirmed.
 const NAMES: TableDefinition<NameKey, NameRow> = TableDefinition::new("names");
@@ -75,8 +75,8 @@ pub(super) enum Change {
     Removed(Vec<Digest>),
     /// These were used.
     Used(Vec<(Digest, u64)>),
-    /// A repository contains, or a manifest in it mentions, these.
-    Linked(Repository, Vec<(Digest, Link)>),
+    /// A repository contains this.
+    Linked(Repository, Digest, Link),
     /// A name means this from now on.
     Named(Repository, Name, Stamp),
     /// A name means nothing any more.
@@ -121,14 +121,14 @@ impl Index {
         })
     }
 
-    /// What is known of `digest` in `repository`.
+    /// The proof that `repository` contains `digest`.
     pub(super) fn link(&self, repository: &Repository, digest: &Digest) -> Option<Link> {
         self.read(|read| {
             let found =
                 read.open_table(LINKS)?.get((key(digest).as_slice(), repository.to_string().as_str()))?;
             Ok(found.map(|row| {
-                let (size, is_manifest, is_proven, media_type) = row.value();
-                Link { size, is_manifest, is_proven, media_type: media_type.to_owned() }
+                let (size, is_manifest, media_type) = row.value();
+                Link { size, is_manifest, media_type: media_type.to_owned() }
             }))
         })
     }
@@ -284,9 +284,11 @@ impl<'t> Tables<'t> {
             Change::Added(digest, entry) => self.add(digest, *entry),
             Change::Removed(digests) => digests.iter().try_for_each(|digest| self.remove(digest)),
             Change::Used(uses) => uses.iter().try_for_each(|(digest, at)| self.touch(digest, *at)),
-            Change::Linked(repository, links) => {
-                let repository = repository.to_string();
-                links.iter().try_for_each(|(digest, link)| self.link(&repository, digest, link))
+            Change::Linked(repository, digest, link) => {
+                let at = (key(digest), repository.to_string());
+                let row = (link.size, link.is_manifest, link.media_type.as_str());
+                self.links.insert((at.0.as_slice(), at.1.as_str()), row)?;
+                Ok(())
             }
             Change::Named(repository, name, stamp) => {
                 let row = (
@@ -345,17 +347,6 @@ impl<'t> Tables<'t> {
             self.lru.remove((last_use, key.as_slice()))?;
             self.lru.insert((at, key.as_slice()), size)?;
             self.blobs.insert(key.as_slice(), (size, at, flags))?;
-        }
-        Ok(())
-    }
-
-    /// A proof is never taken back by a mere mention.
-    fn link(&mut self, repository: &str, digest: &Digest, link: &Link) -> Result<(), redb::Error> {
-        let key = key(digest);
-        let at = (key.as_slice(), repository);
-        let has_proof = self.links.get(at)?.is_some_and(|row| row.value().2);
-        if link.is_proven || !has_proof {
-            self.links.insert(at, (link.size, link.is_manifest, link.is_proven, link.media_type.as_str()))?;
         }
         Ok(())
     }
@@ -439,18 +430,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn links_fall_with_their_blob_and_proofs_stay() {
+    async fn links_fall_with_their_blob() {
         let (index, _folder) = opened().await;
         let repository: Repository = "docker.io/library/x".parse().unwrap();
-        let proven = Link { size: 10, is_manifest: false, is_proven: true, media_type: "m".to_owned() };
-        let mention = Link { is_proven: false, ..proven.clone() };
-        let both = |link: &Link| vec![(digest("a"), link.clone()), (digest("b"), link.clone())];
-        index.change(Change::Linked(repository.clone(), both(&proven))).await.unwrap();
-        index.change(Change::Linked(repository.clone(), both(&mention))).await.unwrap();
-        assert_eq!(index.link(&repository, &digest("a")), Some(proven.clone()));
+        let link = Link { size: 10, is_manifest: true, media_type: "m".to_owned() };
+        for text in ["a", "b"] {
+            index.change(Change::Linked(repository.clone(), digest(text), link.clone())).await.unwrap();
+        }
+        assert_eq!(index.link(&repository, &digest("a")), Some(link.clone()));
+        assert_eq!(index.link(&"docker.io/library/y".parse().unwrap(), &digest("a")), None);
         index.change(Change::Removed(vec![digest("a")])).await.unwrap();
         assert_eq!(index.link(&repository, &digest("a")), None);
-        assert_eq!(index.link(&repository, &digest("b")), Some(proven));
+        assert_eq!(index.link(&repository, &digest("b")), Some(link));
     }
 
     #[tokio::test]

@@ -52,17 +52,15 @@ use crate::telemetry::Metrics;
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
 
-/// What a repository is known to have to do with a digest.
+/// The proof that a repository contains a digest: the upstream itself showed it. What a manifest merely
+/// mentions is no proof, since anybody can write one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Size in bytes; 0 where a manifest left it out.
+    /// Size in bytes; 0 where the upstream did not tell.
     pub size: u64,
     /// A manifest or index rather than a blob.
     pub is_manifest: bool,
-    /// The upstream itself showed that the repository contains it. Otherwise a manifest in the repository
-    /// merely mentions it, which anybody could have written.
-    pub is_proven: bool,
-    /// The type the upstream served it with, or the manifest gave it; may be empty for a blob.
+    /// The type that the upstream served it with; empty for a blob.
     pub media_type: String,
 }
 
@@ -240,17 +238,17 @@ impl Store {
         opened.inspect_err(|_| self.0.metrics.failures.inc())
     }
 
-    /// What is known of `digest` in `repository`.
+    /// The proof that `repository` contains `digest`, where there is one.
     pub fn link(&self, repository: &Repository, digest: &Digest) -> Option<Link> {
         self.0.index.link(repository, digest)
     }
 
-    /// Remembers what `repository` has to do with these digests. A proof is never weakened.
+    /// Remembers that `repository` contains `digest`, until its content is evicted.
     ///
     /// # Errors
     /// The index's.
-    pub async fn add_links(&self, repository: &Repository, links: Vec<(Digest, Link)>) -> Result<(), Error> {
-        self.0.index.change(Change::Linked(repository.clone(), links)).await
+    pub async fn add_link(&self, repository: &Repository, digest: Digest, link: Link) -> Result<(), Error> {
+        self.0.index.change(Change::Linked(repository.clone(), digest, link)).await
     }
 
     /// What `name` means in `repository`, however long ago that was confirmed.

@@ -1,7 +1,8 @@
 //! The operator's door over a real socket.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use tidelock::admin::{self, Admin, AdminHandle};
 use tidelock::lifecycle::{Lifecycle, Phase};
@@ -14,8 +15,12 @@ struct Door {
     handle: AdminHandle,
 }
 
+/// Each door has a loopback address of its own: on a shared one, a port that it closed may be another
+/// test's the next moment.
 fn open() -> Door {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    static DOORS: AtomicU8 = AtomicU8::new(1);
+    let own = Ipv4Addr::new(127, 0, 5, DOORS.fetch_add(1, Ordering::Relaxed));
+    let listener = TcpListener::bind((own, 0)).unwrap();
     let addr = listener.local_addr().unwrap();
     let (house, metrics) = (Lifecycle::default(), Metrics::default());
     let handle = admin::spawn(listener, Admin::new(metrics.clone(), house.clone())).unwrap();

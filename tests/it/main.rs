@@ -16,6 +16,7 @@ mod server;
 mod support;
 mod support_works;
 
+mod patience;
 mod redirects;
 mod upstream_auth;
 mod upstream_quirks;

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tidelock::config::{Account, Config, Credentials, Proxy, Upstream, UpstreamId};
 use tidelock::lifecycle::Lifecycle;
 use tidelock::oci::{Reference, RepositoryName};
-use tidelock::scheduler::{Lease, Scheduler};
+use tidelock::scheduler::{Errand, Lease, Scheduler};
 use tidelock::secret::Secret;
 use tidelock::telemetry::Metrics;
 use tidelock::upstream::{Client, Document, Error, Found, Transfer, UpstreamMetrics};
@@ -100,7 +100,7 @@ impl Plan {
 
 impl Rig {
     pub async fn lease(&self) -> Lease {
-        self.scheduler.lease(ID).await.unwrap()
+        self.scheduler.lease(ID, Errand::Transfer).await.unwrap()
     }
 
     pub async fn manifest(&self, repository: &str, reference: &str) -> Result<Document, Error> {

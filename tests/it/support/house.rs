@@ -42,8 +42,7 @@ impl House {
     pub async fn start(mut upstreams: Vec<Upstream>, adjust: impl FnOnce(&mut Config)) -> House {
         upstreams[0].default = true;
         let folder = Arc::new(TempDir::new().unwrap());
-        let mut config = Config::default();
-        config.upstreams = upstreams;
+        let mut config = Config { upstreams, ..Config::default() };
         config.server.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
         config.server.admin_listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.cache.dir = folder.path().to_owned();
