@@ -8,6 +8,8 @@ impl Seat {
     pub(super) async fn lead(self, order: Order) {
         if let Err(error) = self.fetch(&order).await {
             tracing::debug!(digest = %order.digest, repository = %order.repository, %error, "a fetch failed");
+            // First off the table: whoever hears of it and tries again must not board this one.
+            self.leave();
             self.state.send_replace(State::Failed(error));
         }
     }
@@ -15,6 +17,7 @@ impl Seat {
     async fn fetch(&self, order: &Order) -> Result<(), Error> {
         // Whoever began this flight looked before an earlier one had left its blob.
         if let Some(blob) = self.inner.store.open_blob(&order.digest).await {
+            self.may_see(order, blob.size()).await?;
             let (file, total) = (std::sync::Arc::clone(blob.file()), blob.size());
             self.state.send_replace(State::Proven { file, total });
             return Ok(());
@@ -36,6 +39,21 @@ impl Seat {
         drop(transfer);
         self.state.send_replace(State::Proven { file: std::sync::Arc::clone(partial.file()), total });
         self.keep(order, partial, total).await;
+        Ok(())
+    }
+
+    /// The earlier flight may have been another repository's: then ours must contain the blob too (I5).
+    async fn may_see(&self, order: &Order, size: u64) -> Result<(), Error> {
+        let store = &self.inner.store;
+        if store.link(&order.repository, &order.digest).is_some() {
+            return Ok(());
+        }
+        let lease = self.inner.scheduler.lease(order.upstream, Errand::Question).await?;
+        order.client.head_blob(&lease, &order.repository.name, &order.digest).await?;
+        let link = Link { size, is_manifest: false, media_type: String::new() };
+        if let Err(error) = store.add_link(&order.repository, order.digest, link).await {
+            tracing::warn!(digest = %order.digest, %error, "a proof could not be kept");
+        }
         Ok(())
     }
 

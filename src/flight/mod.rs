@@ -164,9 +164,20 @@ impl Inner {
     }
 }
 
+impl Seat {
+    /// Takes the flight off the table, unless the next one of this digest is there already.
+    fn leave(&self) {
+        let mut table = self.inner.table();
+        let own = self.state.subscribe();
+        if table.get(&self.digest).is_some_and(|flight| flight.state.same_channel(&own)) {
+            table.remove(&self.digest);
+        }
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.inner.table().remove(&self.digest);
+        self.leave();
         let is_open = matches!(*self.state.borrow(), State::Boarding | State::Growing { .. });
         if is_open {
             // The task panicked or its runtime is gone: nobody may wait for it for ever.

@@ -19,7 +19,7 @@ enum Boarded {
     Elsewhere,
 }
 
-/// How often a flight through another repository may fail before this request gives up.
+/// How often a flight through another repository may fail before this request goes its own way.
 const MOST_TRIES: usize = 3;
 
 impl Mirror {
@@ -40,7 +40,8 @@ impl Mirror {
                 Boarded::Elsewhere => {}
             }
         }
-        Err(super::given_up())
+        // Others come before us again and again, and in vain: what they found says nothing about us.
+        self.0.pass_through(target, digest).await
     }
 
     /// A blob for HEAD: what is cached or known, else by a HEAD upstream.
@@ -54,7 +55,7 @@ impl Mirror {
         }
         let link = self.0.prove(target, digest, false).await?;
         if link.size == 0 && !digest.is_of_nothing() {
-            // The upstream's HEAD did not tell, and a wrong length is worse than a fetch.
+            // The upstream's HEAD left out the length, which clients need: only the blob tells.
             return self.blob(target, digest).await.map(|answer| BlobAnswer { content: None, ..answer });
         }
         Ok(BlobAnswer { size: link.size, content: None, served: Served::Miss })
@@ -70,6 +71,8 @@ impl Inner {
     ) -> Result<Option<BlobAnswer>, Error> {
         let served = match self.proof(target, digest) {
             Some(_) => Served::Hit,
+            // Named a moment ago and about to be linked: its flight is the proof.
+            None if self.is_flying(target, digest) => return Ok(None),
             None if self.store.size(digest).await.is_some() => {
                 self.prove(target, digest, false).await?;
                 Served::Revalidated
@@ -78,6 +81,11 @@ impl Inner {
         };
         let blob = self.store.open_blob(digest).await;
         Ok(blob.map(|blob| BlobAnswer { size: blob.size(), content: Some(Content::Cached(blob)), served }))
+    }
+
+    /// Whether it is being fetched through this very repository.
+    fn is_flying(&self, target: &Target, digest: &Digest) -> bool {
+        self.flights.source(digest).is_some_and(|source| source == target.repository)
     }
 
     /// A flight through another repository may only be joined with a proof (I5).

@@ -13,7 +13,7 @@ use crate::oci::{Algorithm, Digest, Reference, Tag};
 use crate::routing::Target;
 use crate::scheduler::Errand;
 use crate::store::{Link, Name, Stamp};
-use crate::upstream;
+use crate::upstream::{self, Found};
 
 /// What a name means, and how that was found out.
 #[derive(Debug, Clone)]
@@ -65,8 +65,10 @@ impl Inner {
         name: &Name,
         remembered: Option<Stamp>,
     ) -> Result<Named, Error> {
+        let policy = &self.upstream(target).config.freshness;
+        let has_spare = remembered.as_ref().is_some_and(|old| may_serve_stale(policy, age_of(old, now())));
         let checked = match self.may_ask(target, &Subject::Name(name.clone())).await {
-            Ok(()) if remembered.is_some() => self.check_patiently(target, name).await,
+            Ok(()) if has_spare => self.check_patiently(target, name).await,
             Ok(()) => self.check(target, name).await,
             Err(error) => Checked::Failed(error),
         };
@@ -159,16 +161,20 @@ impl Inner {
     async fn ask_for_tag(self: &Arc<Self>, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
         let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
-        let found =
-            client.head_manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
+        let found = client.head_manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await;
         drop(lease);
+        let found = match found {
+            Err(error) if error.refuses_head() => Found::default(),
+            found => found?,
+        };
         let (Some(digest), Some(size), Some(media_type)) = (found.digest, found.size, found.media_type)
         else {
             return self.fetch_by_tag(target, tag).await;
         };
         let old = self.store.name(&target.repository, &Name::Tag(tag.clone()));
         if old.is_some_and(|old| old.digest != digest) {
-            self.by_digest(target, &digest).await?;
+            let fetched = self.by_digest(target, &digest).await;
+            fetched.map_err(|error| if error.is_absence() { no_manifest(target) } else { error })?;
         } else {
             let media_type = type_of(Some(media_type.clone()), &[]);
             let link = Link { size, is_manifest: true, media_type };
@@ -177,7 +183,8 @@ impl Inner {
         Ok(stamp(digest, size, type_of(Some(media_type), &[])))
     }
 
-    /// For upstreams whose HEAD does not tell the digest: a counted GET, and the digest is computed here.
+    /// For upstreams that know no HEAD, or whose HEAD does not tell the digest: a counted GET, and the digest
+    /// is computed here.
     async fn fetch_by_tag(&self, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
         let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
@@ -189,6 +196,15 @@ impl Inner {
         self.keep(target, &digest, &document).await;
         Ok(stamp(digest, size, media_type))
     }
+}
+
+/// A tag that means what is not there: some mirror of the upstream is behind. The tag itself is not gone.
+fn no_manifest(target: &Target) -> Error {
+    let endpoint = target.repository.registry.to_string();
+    Error::Upstream(upstream::Error::BadAnswer {
+        endpoint,
+        reason: "a tag whose manifest is not there".to_owned(),
+    })
 }
 
 /// Confirmed just now. An older "since" is kept by the store.

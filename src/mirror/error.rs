@@ -42,6 +42,11 @@ impl Error {
         )
     }
 
+    /// The upstream takes exception to HEAD, which says nothing about what was asked for.
+    pub(super) fn refuses_head(&self) -> bool {
+        matches!(self, Error::Upstream(error) if error.refuses_head())
+    }
+
     /// A definite "no such thing", which no cached copy may override.
     pub(super) fn is_definite(&self) -> bool {
         matches!(self, Error::Upstream(error) | Error::Negative(error) if error.is_definite())

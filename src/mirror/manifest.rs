@@ -30,7 +30,7 @@ pub(super) struct Document {
 /// Layers of one image that are fetched ahead at once.
 const READ_AHEAD: usize = 4;
 
-/// How often a fetch through another repository may fail before this request gives up.
+/// With all who want the digest, then with those of this repository; one more where it was evicted between.
 const MOST_TRIES: usize = 3;
 
 impl Mirror {
@@ -91,16 +91,19 @@ impl Inner {
     ) -> Result<ManifestAnswer, Error> {
         let known = self.proof(target, digest).filter(|link| link.is_manifest);
         let (link, served) = match known {
-            Some(link) => (link, Served::Hit),
-            None => (self.prove(target, digest, true).await?, Served::Miss),
+            Some(link) => (Ok(link), Served::Hit),
+            None => (self.prove(target, digest, true).await, Served::Miss),
         };
-        if link.size == 0 || link.media_type.is_empty() {
+        let tells_nothing = match &link {
+            Ok(link) => link.size == 0 || link.media_type.is_empty(),
+            Err(error) => error.refuses_head(),
+        };
+        if tells_nothing {
             // The upstream's HEAD left out what clients need to know: only the document tells.
-            return self
-                .by_digest(target, digest)
-                .await
-                .map(|answer| ManifestAnswer { bytes: None, ..answer });
+            let answer = self.by_digest(target, digest).await?;
+            return Ok(ManifestAnswer { bytes: None, ..answer });
         }
+        let link = link?;
         let (digest, size) = (*digest, link.size);
         Ok(ManifestAnswer { digest, media_type: link.media_type, size, bytes: None, served, age: None })
     }
@@ -111,13 +114,15 @@ impl Inner {
         target: &Target,
         digest: &Digest,
     ) -> Result<ManifestAnswer, Error> {
+        let mut party = None;
         for _ in 0..MOST_TRIES {
             if let Some(answer) = self.cached_manifest(target, digest).await? {
                 return Ok(answer);
             }
             self.may_ask(target, &Subject::Manifest(*digest)).await?;
             let (inner, own, wanted) = (Arc::clone(self), target.clone(), *digest);
-            let fetched = self.manifests.call(*digest, move || async move { inner.fetch(own, wanted).await });
+            let key = (*digest, party.take());
+            let fetched = self.manifests.call(key, move || async move { inner.fetch(own, wanted).await });
             let (Fetched { source, outcome }, role) = fetched.await.ok_or_else(super::given_up)?;
             if source == target.repository {
                 let served = if role == Role::Lead { Served::Miss } else { Served::Joined };
@@ -125,6 +130,7 @@ impl Inner {
                 return Ok(answer(*digest, document, served));
             }
             // Fetched, or not, through another repository: that says nothing about this one.
+            party = Some(target.repository.clone());
         }
         Err(super::given_up())
     }
@@ -138,7 +144,11 @@ impl Inner {
         let Some(bytes) = self.store.document(digest).await else { return Ok(None) };
         let (link, served) = match proof {
             Some(link) => (link, Served::Hit),
-            None => (self.prove(target, digest, true).await?, Served::Revalidated),
+            None => match self.prove(target, digest, true).await {
+                // A GET is the proof then.
+                Err(error) if error.refuses_head() => return Ok(None),
+                proven => (proven?, Served::Revalidated),
+            },
         };
         let media_type = type_of(Some(link.media_type), &bytes);
         Ok(Some(answer(*digest, Document { bytes, media_type }, served)))
@@ -221,9 +231,14 @@ fn answer(digest: Digest, document: Document, served: Served) -> ManifestAnswer 
     ManifestAnswer { digest, media_type, size: bytes.len() as u64, bytes: Some(bytes), served, age: None }
 }
 
+/// A media type without its parameters.
+pub(super) fn bare_type(sent: &str) -> &str {
+    sent.split(';').next().unwrap_or_default().trim()
+}
+
 /// The upstream's word without parameters; else what the document states of itself.
 pub(super) fn type_of(sent: Option<String>, bytes: &[u8]) -> String {
-    let sent = sent.as_deref().and_then(|sent| sent.split(';').next()).map(str::trim).unwrap_or_default();
+    let sent = sent.as_deref().map(bare_type).unwrap_or_default();
     if sent.is_empty() {
         Manifest::parse(bytes).unwrap_or_default().stated_type().to_owned()
     } else {

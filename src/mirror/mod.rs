@@ -47,9 +47,9 @@ struct Inner {
     store: Store,
     scheduler: Arc<Scheduler>,
     flights: Flights,
-    manifests: Calls<Digest, Fetched>,
+    manifests: Calls<(Digest, Option<Repository>), Fetched>,
     checks: Calls<(Repository, Name), Checked>,
-    proofs: Calls<(Repository, Digest), Result<Link, Error>>,
+    proofs: Calls<(Repository, Subject), Result<Link, Error>>,
     absent: Cache<(Repository, Subject), Absent>,
     // What manifests say of their blobs' sizes: a hint that makes room early and catches a wrong length.
     sizes: moka::sync::Cache<(Repository, Digest), u64>,
@@ -144,9 +144,11 @@ impl Inner {
         let subject = if is_manifest { Subject::Manifest(*digest) } else { Subject::Blob(*digest) };
         self.may_ask(target, &subject).await?;
         let (inner, target, digest) = (Arc::clone(self), target.clone(), *digest);
-        let key = (target.repository.clone(), digest);
+        let key = (target.repository.clone(), subject.clone());
         let work = move || async move {
-            if let Some(link) = inner.proof(&target, &digest) {
+            // Who has a blob has no manifest of that digest yet.
+            if let Some(link) = inner.proof(&target, &digest).filter(|link| link.is_manifest || !is_manifest)
+            {
                 return Ok(link);
             }
             let outcome = inner.ask_for_proof(&target, &digest, is_manifest).await;
@@ -171,7 +173,8 @@ impl Inner {
             client.head_blob(&lease, name, digest).await?
         };
         let mentioned = || self.sizes.get(&(target.repository.clone(), *digest));
-        let media_type = found.media_type.filter(|_| is_manifest).unwrap_or_default();
+        let media_type = found.media_type.as_deref().filter(|_| is_manifest).map(manifest::bare_type);
+        let media_type = media_type.unwrap_or_default().to_owned();
         let link = Link { size: found.size.or_else(mentioned).unwrap_or(0), is_manifest, media_type };
         self.remember_link(target, digest, link.clone()).await;
         Ok(link)

@@ -214,7 +214,11 @@ impl Client {
     async fn found_blob(&self, endpoint: &Endpoint, head: &Ask) -> Result<Found, Error> {
         let answer = self.ask_and_follow(endpoint, head).await?;
         if !answer.refuses_head() {
-            return Ok(Found::of(answer.success().await?.response.headers()));
+            let answer = answer.success().await?;
+            let found = Found::of(answer.response.headers());
+            // A captive portal has a page for any blob.
+            let is_page = is_html(answer.response.headers()) && found.digest.is_none();
+            return if is_page { Err(answer.bad("a web page in place of an answer")) } else { Ok(found) };
         }
         body::scrap(answer.response).await;
         let get = Ask { method: Method::GET, range: Some("bytes=0-0".to_owned()), ..head.clone() };

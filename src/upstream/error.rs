@@ -113,6 +113,11 @@ impl Error {
         if is_origin { Next::GiveUp } else { Next::OtherEndpoint }
     }
 
+    /// Whether the upstream has nothing against the question, only against asking it by HEAD.
+    pub fn refuses_head(&self) -> bool {
+        matches!(self, Error::Status { status: 405 | 501, .. })
+    }
+
     /// Whether the upstream was there and said no, rather than being in trouble: a cached copy must not
     /// override a 404, and may stand in for everything else (design: stale-if-error).
     pub fn is_definite(&self) -> bool {

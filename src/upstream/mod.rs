@@ -47,7 +47,7 @@ pub use transfer::Transfer;
 use crate::oci::Digest;
 
 /// What a HEAD tells of a manifest or blob.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// `Docker-Content-Digest`, where the upstream sends one (some do not).
     pub digest: Option<Digest>,

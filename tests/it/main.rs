@@ -2,23 +2,28 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 #![allow(clippy::disallowed_methods)] // the fakes spawn their own servers
 
+mod access;
 mod admin;
-mod coalescing;
 mod cli;
+mod coalescing;
 mod docs;
+mod flights;
 mod floors;
+mod freshness;
 mod headers;
 mod lists;
 mod metrics;
+mod patience;
+mod pull_blob;
+mod pull_manifest;
 mod ranges;
+mod redirects;
 mod routing;
 mod server;
 mod support;
 mod support_works;
-
-mod patience;
-mod redirects;
 mod upstream_auth;
 mod upstream_quirks;
 mod upstream_rig;
 mod upstream_transfers;
+mod verification;

@@ -85,6 +85,16 @@ impl House {
         self.folder.path()
     }
 
+    /// The finished blobs on disk, by their hex names, with their sizes.
+    pub fn blobs(&self) -> Vec<(String, u64)> {
+        files(&self.folder().join("blobs"))
+    }
+
+    /// The unfinished ones.
+    pub fn partials(&self) -> Vec<(String, u64)> {
+        files(&self.folder().join("ingest"))
+    }
+
     /// The value of one series, `name{label="value",…}` as Prometheus would see it; 0 where there is none.
     pub async fn metric(&self, series: &str) -> f64 {
         let text = self.admin().get("/metrics").await.text();
@@ -136,4 +146,19 @@ pub fn upstream(registry: &str, endpoints: &[&str]) -> Upstream {
     upstream.freshness.stale_while_revalidate = Duration::ZERO;
     upstream.freshness.negative_ttl = Duration::ZERO;
     upstream
+}
+
+/// The files under one of the cache's folders (`blobs`, `ingest`) by name, with their sizes, in order.
+pub fn files(folder: &Path) -> Vec<(String, u64)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(data) if data.is_dir() => found.extend(files(&entry.path())),
+            Ok(data) => found.push((entry.file_name().to_string_lossy().into_owned(), data.len())),
+            // Gone in the meantime.
+            Err(_) => {}
+        }
+    }
+    found.sort();
+    found
 }
