@@ -19,6 +19,7 @@ mod pull_manifest;
 mod ranges;
 mod redirects;
 mod routing;
+mod serve;
 mod server;
 mod support;
 mod support_works;
