@@ -154,9 +154,9 @@ async fn set_up(more: &str) -> Scene {
 async fn one_line_for_each_request_and_a_clean_end() {
     let scene = set_up("").await;
     let Scene { image, config, .. } = &scene;
-    let running = start(&["serve", "--config", &config]).await;
+    let running = start(&["serve", "--config", config]).await;
     let client = running.client().with_header("authorization", "Basic aHVudGVyMg==");
-    assert!(client.pull_like_docker("app", "v1").await.unwrap().is(&image));
+    assert!(client.pull_like_docker("app", "v1").await.unwrap().is(image));
     let in_a_pull = 2 + image.blobs.len();
     client.get("/v2/library/app/manifests/none?token=hunter2").await;
     client.request(Method::POST, "/v2/library/app/blobs/uploads/", &[]).await;
@@ -210,7 +210,7 @@ async fn one_line_for_each_request_and_a_clean_end() {
 async fn lines_of_json() {
     let scene = set_up("log.format = \"json\"").await;
     let Scene { config, .. } = &scene;
-    let running = start(&["--config", &config]).await;
+    let running = start(&["--config", config]).await;
     running.client().get("/v2/app/manifests/v1").await;
     running.client().get("/v2/app/manifests/none\"%0a").await;
     let log = running.stop().await;
@@ -244,7 +244,7 @@ async fn lines_of_json() {
 async fn a_quiet_log() {
     let scene = set_up("log.level = \"warn\"").await;
     let Scene { config, fake, .. } = &scene;
-    let running = start(&["serve", "--config", &config]).await;
+    let running = start(&["serve", "--config", config]).await;
     assert_eq!(running.client().get("/v2/app/manifests/v1").await.status, 200);
     fake.stop().await;
     assert_eq!(running.client().get("/v2/other/manifests/v1").await.status, 502);
@@ -281,13 +281,13 @@ async fn what_is_in_the_way_is_told() {
 async fn a_second_one_on_the_same_cache() {
     let scene = set_up("").await;
     let Scene { config, image, .. } = &scene;
-    let running = start(&["serve", "--config", &config]).await;
-    let second = ended(&["serve", "--config", &config]).await;
+    let running = start(&["serve", "--config", config]).await;
+    let second = ended(&["serve", "--config", config]).await;
     assert_eq!((second.code, second.out.as_str()), (Some(1), ""), "{}", second.err);
     assert!(second.err.contains("in use by another tidelock"), "{}", second.err);
-    assert!(running.client().pull("app", "v1").await.unwrap().is(&image), "the first goes on");
+    assert!(running.client().pull("app", "v1").await.unwrap().is(image), "the first goes on");
     running.stop().await;
-    start(&["serve", "--config", &config]).await.stop().await;
+    start(&["serve", "--config", config]).await.stop().await;
 }
 
 /// It boots, answers and reports with nobody to ask (I9).
@@ -295,11 +295,11 @@ async fn a_second_one_on_the_same_cache() {
 async fn without_any_upstream() {
     let scene = set_up("freshness.tag_ttl = \"0s\"\nfreshness.stale_while_revalidate = \"0s\"").await;
     let Scene { fake, config, image, .. } = &scene;
-    let running = start(&["serve", "--config", &config]).await;
-    assert!(running.client().pull("app", "v1").await.unwrap().is(&image));
+    let running = start(&["serve", "--config", config]).await;
+    assert!(running.client().pull("app", "v1").await.unwrap().is(image));
     running.stop().await;
     fake.stop().await;
-    let running = start(&["serve", "--config", &config]).await;
+    let running = start(&["serve", "--config", config]).await;
     let admin = Client::new(&format!("http://{}", running.admin));
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(admin.get(path).await.status, 200, "{path}");
@@ -307,7 +307,7 @@ async fn without_any_upstream() {
     assert_eq!(running.client().get("/v2/").await.status, 200);
     let unknown = running.client().get("/v2/other/manifests/v1").await;
     assert_eq!((unknown.status, unknown.error_code().as_str()), (502, "UNAVAILABLE"));
-    assert!(running.client().pull("app", "v1").await.unwrap().is(&image), "stale is better than nothing");
+    assert!(running.client().pull("app", "v1").await.unwrap().is(image), "stale is better than nothing");
     running.stop().await;
 }
 
@@ -343,7 +343,7 @@ async fn what_is_running_may_finish() {
     let layer = image.layer_blobs().remove(0);
     let gate = Gate::new();
     fake.fault(Match::blob(&layer.digest), Times::Once, Fault::hold_after(&gate, 100_000));
-    let mut running = start(&["serve", "--config", &config]).await;
+    let mut running = start(&["serve", "--config", config]).await;
     let mut transfer = running.client().get_streaming(&format!("/v2/app/blobs/{}", layer.digest)).await;
     transfer.read(1000).await;
     running.signal(Signal::TERM);
@@ -365,7 +365,7 @@ async fn a_second_signal_cuts_it_short() {
     let layer = image.layer_blobs().remove(0);
     let gate = Gate::new();
     fake.fault(Match::blob(&layer.digest), Times::Once, Fault::hold_after(&gate, 100_000));
-    let mut running = start(&["serve", "--config", &config]).await;
+    let mut running = start(&["serve", "--config", config]).await;
     let mut transfer = running.client().get_streaming(&format!("/v2/app/blobs/{}", layer.digest)).await;
     transfer.read(1000).await;
     running.signal(Signal::TERM);
@@ -383,8 +383,8 @@ async fn a_second_signal_cuts_it_short() {
 async fn after_a_kill() {
     let scene = set_up("").await;
     let Scene { fake, config, image, .. } = &scene;
-    let mut running = start(&["serve", "--config", &config]).await;
-    assert!(running.client().pull("app", "v1").await.unwrap().is(&image));
+    let mut running = start(&["serve", "--config", config]).await;
+    assert!(running.client().pull("app", "v1").await.unwrap().is(image));
     let blobs = image.blobs.len() + image.manifests.len();
     let admin = Client::new(&format!("http://{}", running.admin));
     let kept = format!("tidelock_cache_blobs {blobs}");
@@ -392,7 +392,7 @@ async fn after_a_kill() {
     running.signal(Signal::KILL);
     assert_eq!(running.exit_code().await, None);
     fake.clear();
-    let running = start(&["serve", "--config", &config]).await;
+    let running = start(&["serve", "--config", config]).await;
     for blob in &image.blobs {
         let bytes = running.client().blob("app", &blob.digest).await.unwrap();
         assert_eq!(sha256(&bytes), blob.digest);
