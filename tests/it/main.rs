@@ -22,6 +22,7 @@ mod ranges;
 mod recovery;
 mod redirects;
 mod routing;
+mod serve;
 mod server;
 mod support;
 mod support_works;

@@ -360,6 +360,29 @@ async fn a_type_that_the_client_does_not_take() {
     assert_eq!(ask(Method::GET, index.digest(), OCI_MANIFEST).await.status, 200);
 }
 
+/// containerd asks for a digest as a manifest first, and then as a blob.
+#[tokio::test]
+async fn a_blob_is_no_manifest_and_no_manifest_is_no_blob_missing() {
+    let fake = FakeRegistry::start().await;
+    let image = Image::layers(8, &[1000]);
+    fake.push("library/app", "v1", &image);
+    let house = House::with(&fake, |config| {
+        config.upstreams[0].freshness.negative_ttl = std::time::Duration::from_secs(600);
+    })
+    .await;
+    let layer = &image.layer_blobs()[0];
+    for turn in ["cold", "cached"] {
+        for method in [Method::HEAD, Method::GET] {
+            let path = format!("/v2/app/manifests/{}", layer.digest);
+            let reply = house.client().request(method.clone(), &path, &[]).await;
+            assert_eq!(reply.status, 404, "{turn}: {method}");
+            let path = format!("/v2/app/blobs/{}", layer.digest);
+            let reply = house.client().request(method.clone(), &path, &[]).await;
+            assert_eq!(reply.status, 200, "{turn}: {method}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn names_and_queries_at_their_limits() {
     let three = three().await;
