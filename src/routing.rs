@@ -96,15 +96,14 @@ impl Router {
         Ok(self.target(id, name.clone()))
     }
 
-    /// The path under which clients reach `repository` here without `ns` and `Host`; `None` when its registry
-    /// is no upstream any more.
+    /// The path under which clients reach `repository` here without `ns` and `Host`, as short as it can be;
+    /// `None` where there is none: its registry is no upstream any more, or no path can name it.
     pub fn public_name(&self, repository: &Repository) -> Option<String> {
-        let id = self.find(|names| names.registry == repository.registry)?;
-        if Some(id) == self.default {
-            Some(repository.name.to_string())
-        } else {
-            Some(repository.to_string())
-        }
+        let names = [repository.name.to_string(), repository.to_string()];
+        names.into_iter().find(|name| {
+            let target = name.parse().ok().and_then(|name| self.route(None, None, &name).ok());
+            target.is_some_and(|target| target.repository == *repository)
+        })
     }
 
     fn target(&self, upstream: UpstreamId, name: RepositoryName) -> Target {
@@ -166,6 +165,18 @@ mod tests {
         for (ns, host, name, expected) in table {
             assert_eq!(route(ns, host, name).as_deref(), Ok(expected), "{ns:?} {host:?} {name}");
         }
+    }
+
+    #[test]
+    fn a_public_name_leads_back() {
+        let router = Router::new(&Config::default());
+        let name = |repository: &str| router.public_name(&repository.parse().expect("a repository"));
+        assert_eq!(name("docker.io/library/nginx").as_deref(), Some("library/nginx"));
+        assert_eq!(name("ghcr.io/org/app").as_deref(), Some("ghcr.io/org/app"));
+        assert_eq!(name("docker.io/ghcr.io/app").as_deref(), Some("docker.io/ghcr.io/app"));
+        assert_eq!(name("docker.io/dotted.name/app").as_deref(), Some("docker.io/dotted.name/app"));
+        assert_eq!(name("unknown.example/app"), None);
+        assert_eq!(name("unknown.example:5000/app"), None);
     }
 
     #[test]

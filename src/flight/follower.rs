@@ -16,11 +16,12 @@ use crate::store::read_at;
 /// still be given a clean error.
 pub const HOLD_BACK: u64 = 64 << 10;
 
-/// Someone who reads a blob while it is being fetched. Cheap to clone.
+/// Someone who reads a blob while it is being fetched. Cheap to clone; all clones are the same one, who reads
+/// several parts.
 #[derive(Debug, Clone)]
 pub struct Follower {
     state: watch::Receiver<State>,
-    _counted: Counted,
+    _counted: Arc<Counted>,
 }
 
 /// How far a follower may read, or that it must wait.
@@ -33,7 +34,7 @@ enum Reach {
 
 impl Follower {
     pub(super) fn new(state: watch::Receiver<State>, counted: Counted) -> Follower {
-        Follower { state, _counted: counted }
+        Follower { state, _counted: Arc::new(counted) }
     }
 
     /// Waits until the length is known: as a rule, for the upstream's headers. An upstream that does not tell

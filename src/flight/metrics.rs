@@ -58,9 +58,3 @@ impl Drop for Counted {
         self.0.dec();
     }
 }
-
-impl Clone for Counted {
-    fn clone(&self) -> Self {
-        Counted::one(&self.0)
-    }
-}

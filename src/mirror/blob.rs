@@ -54,8 +54,8 @@ impl Mirror {
             return Ok(BlobAnswer { size, content: None, served: Served::Hit });
         }
         let link = self.0.prove(target, digest, false).await?;
-        if link.size == 0 {
-            // The upstream's HEAD did not tell, and a wrong length is worse than a fetch.
+        if link.size == 0 && !digest.is_of_nothing() {
+            // The upstream's HEAD left out the length, which clients need: only the blob tells.
             return self.blob(target, digest).await.map(|answer| BlobAnswer { content: None, ..answer });
         }
         Ok(BlobAnswer { size: link.size, content: None, served: Served::Miss })

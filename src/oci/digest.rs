@@ -76,6 +76,11 @@ impl Digest {
         hasher.finish()
     }
 
+    /// Whether it names the blob that has no bytes.
+    pub fn is_of_nothing(&self) -> bool {
+        *self == Digest::of(self.algorithm, b"")
+    }
+
     /// The algorithm.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

@@ -27,7 +27,7 @@ impl TagList {
     /// # Errors
     /// When it is not the JSON of the spec.
     pub fn parse(bytes: &[u8]) -> Result<TagList, serde_json::Error> {
-        serde_json::from_slice(bytes)
+        object(bytes)
     }
 }
 
@@ -42,7 +42,7 @@ impl Referrers {
             #[serde(default, deserialize_with = "null_is_empty")]
             manifests: Vec<Value>,
         }
-        let index: Index = serde_json::from_slice(bytes)?;
+        let index: Index = object(bytes)?;
         Ok(Referrers { manifests: index.manifests })
     }
 
@@ -70,6 +70,14 @@ impl Referrers {
     pub fn to_json(&self) -> String {
         json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": self.manifests }).to_string()
     }
+}
+
+/// Reads a JSON object. serde would take an array for one too, its fields in order: `[]` for an empty list.
+fn object<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, serde_json::Error> {
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(serde::de::Error::custom("an array in place of an object"));
+    }
+    serde_json::from_slice(bytes)
 }
 
 fn null_is_empty<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>

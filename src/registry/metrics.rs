@@ -14,12 +14,41 @@ pub(super) struct RegistryMetrics {
     pub(super) sent: IntCounterVec,
 }
 
-/// The answer was a remembered "no such thing".
-pub(super) const NEGATIVE: &str = "negative";
-/// The operator does not allow it.
-pub(super) const DENIED: &str = "denied";
-/// Anything else that brought no content.
-pub(super) const ERROR: &str = "error";
+/// What became of a request; the `outcome` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It got content.
+    Served(Served),
+    /// The answer was a remembered "no such thing".
+    Negative,
+    /// The operator does not allow it.
+    Denied,
+    /// Anything else that brought no content.
+    Error,
+}
+
+/// The `upstream` of a request that means none.
+pub(super) const NOBODY: &str = "none";
+
+impl Outcome {
+    fn all() -> impl Iterator<Item = Outcome> {
+        Served::ALL.into_iter().map(Outcome::Served).chain([
+            Outcome::Negative,
+            Outcome::Denied,
+            Outcome::Error,
+        ])
+    }
+
+    /// The label.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Served(served) => served.as_str(),
+            Outcome::Negative => "negative",
+            Outcome::Denied => "denied",
+            Outcome::Error => "error",
+        }
+    }
+}
 
 impl RegistryMetrics {
     pub(super) fn new(metrics: &Metrics, config: &Config) -> Self {
@@ -50,21 +79,20 @@ impl RegistryMetrics {
     }
 
     fn begin_at_zero(&self, config: &Config) {
-        let outcomes = || Served::ALL.iter().map(|served| served.as_str());
-        for kind in Kind::ALL {
-            for outcome in outcomes().chain([NEGATIVE, DENIED, ERROR]) {
-                for upstream in &config.upstreams {
-                    self.requests.with_label_values(&[upstream.registry.as_str(), kind.as_str(), outcome]);
+        let upstreams = || config.upstreams.iter().map(|upstream| upstream.registry.as_str());
+        for kind in Kind::ALL.map(Kind::as_str) {
+            for outcome in Outcome::all().map(Outcome::as_str) {
+                for upstream in upstreams() {
+                    self.requests.with_label_values(&[upstream, kind, outcome]);
                 }
+                self.duration.with_label_values(&[kind, outcome]);
+                self.first_byte.with_label_values(&[kind, outcome]);
             }
-            for outcome in outcomes() {
-                self.duration.with_label_values(&[kind.as_str(), outcome]);
-                self.first_byte.with_label_values(&[kind.as_str(), outcome]);
-            }
+            self.requests.with_label_values(&[NOBODY, kind, Outcome::Denied.as_str()]);
         }
-        for upstream in &config.upstreams {
-            for outcome in outcomes() {
-                self.sent.with_label_values(&[upstream.registry.as_str(), outcome]);
+        for upstream in upstreams() {
+            for served in Served::ALL {
+                self.sent.with_label_values(&[upstream, served.as_str()]);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 
 use super::error::{Error, Told};
-use super::metrics::{DENIED, ERROR, NEGATIVE, RegistryMetrics};
+use super::metrics::{NOBODY, Outcome, RegistryMetrics};
 use super::response::{Answer, Payload};
 use crate::mirror::Served;
 use crate::oci::Kind;
@@ -22,7 +22,7 @@ pub(super) struct Record {
     client: Option<SocketAddr>,
     target: Option<Target>,
     kind: Option<Kind>,
-    outcome: &'static str,
+    outcome: Option<Outcome>,
     reason: Option<&'static str>,
     error: Option<String>,
     status: u16,
@@ -44,7 +44,7 @@ impl Record {
             client: request.extensions().get::<Peer>().map(|peer| peer.addr),
             target: None,
             kind: None,
-            outcome: "ok",
+            outcome: None,
             reason: None,
             error: None,
             status: 0,
@@ -63,15 +63,15 @@ impl Record {
     }
 
     pub(super) fn served(&mut self, served: Served) {
-        self.outcome = served.as_str();
+        self.outcome = Some(Outcome::Served(served));
     }
 
     pub(super) fn failed(&mut self, error: &Error, told: &Told) {
-        self.outcome = match told.reason {
-            "negative" => NEGATIVE,
-            "denied" | "no_route" => DENIED,
-            _ => ERROR,
-        };
+        self.outcome = Some(match told.reason {
+            "negative" => Outcome::Negative,
+            "denied" | "no_route" => Outcome::Denied,
+            _ => Outcome::Error,
+        });
         self.reason = Some(told.reason);
         self.error = Some(error.to_string());
     }
@@ -111,11 +111,13 @@ impl Record {
     }
 
     fn count(&self) {
-        let Some(kind) = self.kind.map(Kind::as_str) else { return };
-        let upstream = self.target.as_ref().map_or("none", |target| target.repository.registry.as_str());
-        self.metrics.requests.with_label_values(&[upstream, kind, self.outcome]).inc();
-        self.metrics.sent.with_label_values(&[upstream, self.outcome]).inc_by(self.sent);
-        let labels = [kind, self.outcome];
+        let (Some(kind), Some(outcome)) = (self.kind.map(Kind::as_str), self.outcome) else { return };
+        let upstream = self.target.as_ref().map_or(NOBODY, |target| target.repository.registry.as_str());
+        self.metrics.requests.with_label_values(&[upstream, kind, outcome.as_str()]).inc();
+        if let Outcome::Served(served) = outcome {
+            self.metrics.sent.with_label_values(&[upstream, served.as_str()]).inc_by(self.sent);
+        }
+        let labels = [kind, outcome.as_str()];
         self.metrics.duration.with_label_values(&labels).observe(self.begun.elapsed().as_secs_f64());
         if let Some(first) = self.first_byte {
             self.metrics.first_byte.with_label_values(&labels).observe(first.as_secs_f64());
@@ -136,7 +138,7 @@ impl Record {
                     method = %self.method,
                     path = self.path,
                     status = self.status,
-                    outcome = self.outcome,
+                    outcome = self.outcome.map_or("ok", Outcome::as_str),
                     repository,
                     client,
                     sent = self.sent,
@@ -160,7 +162,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         if self.status == 0 {
             // The client went away before there was an answer, or the handler panicked.
-            self.outcome = ERROR;
+            self.outcome = Some(Outcome::Error);
             self.reason = Some("abandoned");
         } else if self.sent < self.expected && self.reason.is_none() {
             self.reason = Some("cut_short");

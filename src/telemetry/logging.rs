@@ -1,7 +1,7 @@
 use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -17,7 +17,15 @@ pub struct BadFilter;
 /// # Errors
 /// [`BadFilter`] says what is allowed.
 pub fn check_filter(level: &str) -> Result<Targets, BadFilter> {
-    level.parse().map_err(|_| BadFilter)
+    let parts: Vec<&str> = level.split(',').map(str::trim).collect();
+    // `Targets` would take a word that is no level for a target of which everything is to be logged.
+    let means_something =
+        |part: &&str| part.contains('=') || (!part.is_empty() && part.parse::<LevelFilter>().is_ok());
+    if parts.iter().all(means_something) {
+        parts.join(",").parse().map_err(|_| BadFilter)
+    } else {
+        Err(BadFilter)
+    }
 }
 
 /// Logs to standard error from now on, for the whole process. A second call changes nothing, so that tests
@@ -42,4 +50,21 @@ pub fn init_logging(log: &Log) -> Result<(), BadFilter> {
     // The error can only mean that a logger is set already.
     let _ = outcome;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_or_a_list_of_targets() {
+        for level in ["error", "WARN", "info", "debug", "trace", "off", "info,tidelock::upstream=debug"] {
+            assert!(check_filter(level).is_ok(), "{level}");
+        }
+        let spaced = check_filter("info, tidelock::flight = trace , hyper=off");
+        assert_eq!(spaced, check_filter("info,tidelock::flight = trace,hyper=off"));
+        for level in ["", "verbose", "tidelock", "info,verbose", "info,", ",", "tidelock=verbose", "a=b=c"] {
+            assert_eq!(check_filter(level), Err(BadFilter), "{level}");
+        }
+    }
 }

@@ -99,14 +99,14 @@ fn check_sums_up_and_advises() {
 
 #[test]
 fn the_log_level_is_checked_with_the_rest() {
-    let (_folder, path) = configured("offline = 1\n[log]\nlevel = \"a=b=c\"\n");
-    let output = run(&["check", "--config", &path], &[]);
-    let complaint = String::from_utf8(output.stderr).unwrap();
-    let lines: Vec<&str> = complaint.lines().collect();
-    assert!(
-        lines.len() == 2 && lines[1].starts_with(&format!("{path}:3: log.level = \"a=b=c\"")),
-        "{complaint}"
-    );
+    for level in ["a=b=c", "verbose", "info,tidelock", "info,"] {
+        let (_folder, path) = configured(&format!("offline = 1\n[log]\nlevel = \"{level}\"\n"));
+        let output = run(&["check", "--config", &path], &[]);
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = complaint.lines().collect();
+        let expected = format!("{path}:3: log.level = \"{level}\" must be a level (error, warn, info,");
+        assert!(lines.len() == 2 && lines[1].starts_with(&expected), "{complaint}");
+    }
 }
 
 #[test]

@@ -4,24 +4,28 @@
 
 mod access;
 mod admin;
-mod coalescing;
 mod cli;
+mod coalescing;
 mod docs;
 mod eviction;
 mod flights;
 mod floors;
 mod freshness;
+mod headers;
+mod lists;
+mod metrics;
+mod patience;
 mod pull_blob;
 mod pull_manifest;
+mod ranges;
 mod recovery;
+mod redirects;
+mod routing;
 mod server;
 mod support;
 mod support_works;
-mod verification;
-
-mod patience;
-mod redirects;
 mod upstream_auth;
 mod upstream_quirks;
 mod upstream_rig;
 mod upstream_transfers;
+mod verification;
