@@ -76,7 +76,10 @@ impl Router {
         name: &RepositoryName,
     ) -> Result<Target, NoRoute> {
         if let Some(ns) = ns {
-            let upstream = self.find(|names| names.is_called(ns.as_str()));
+            // A registry's own name first: two upstreams may have endpoints on one host, a third be that host.
+            let named = self.find(|names| names.registry == *ns);
+            let upstream =
+                named.or_else(|| self.find(|names| names.aliases.iter().any(|alias| alias == ns.as_str())));
             return upstream.map(|id| self.target(id, name.clone())).ok_or_else(|| self.unknown(ns.as_str()));
         }
         if let Some(id) = host.and_then(|host| self.by_host(host)) {
@@ -125,12 +128,6 @@ impl Router {
     fn unknown(&self, registry: &str) -> NoRoute {
         let known: Vec<&str> = self.upstreams.iter().map(|names| names.registry.as_str()).collect();
         NoRoute::UnknownRegistry(registry.to_owned(), known.join(", "))
-    }
-}
-
-impl Names {
-    fn is_called(&self, name: &str) -> bool {
-        self.registry.as_str() == name || self.aliases.iter().any(|alias| alias == name)
     }
 }
 
