@@ -261,6 +261,8 @@ fn commit<'a>(db: &Database, changes: impl Iterator<Item = &'a Change>) -> Resul
     {
         let mut tables = Tables::open(&transaction)?;
         for change in changes {
+            // Whatever comes after the end in order takes it back.
+            tables.meta.insert(CLEAN, u64::from(matches!(change, Change::Closed)))?;
             tables.apply(change)?;
         }
     }
@@ -303,10 +305,7 @@ impl<'t> Tables<'t> {
                 self.names.remove((repository.to_string().as_str(), name.to_string().as_str()))?;
                 Ok(())
             }
-            Change::Closed => {
-                self.meta.insert(CLEAN, 1)?;
-                Ok(())
-            }
+            Change::Closed => Ok(()),
         }
     }
 

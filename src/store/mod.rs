@@ -286,10 +286,14 @@ impl Store {
         self.0.index.repositories().iter().filter_map(|text| text.parse().ok()).collect()
     }
 
-    /// Writes use times down and marks the index as closed in order. To be called last; what is changed
-    /// afterwards is kept, but the next start looks through the tree as after a kill.
+    /// Writes use times down and, when nobody is in the midst of changing anything, marks the index as closed in
+    /// order. To be called last; what is changed afterwards is kept, but the next start looks through the tree
+    /// as after a kill.
     pub async fn close(&self) {
         self.0.flush_used().await;
+        if !self.0.claims.is_empty() {
+            return;
+        }
         if let Err(error) = self.0.index.change(Change::Closed).await {
             tracing::warn!(%error, "the cache could not be closed in order; the next start checks it");
         }
@@ -322,11 +326,13 @@ impl Inner {
         Some(entry)
     }
 
-    /// A blob has its name: it counts from now on.
+    /// A blob has its name: it counts from now on. Where that cannot be written down, the file goes again: one
+    /// that nobody counts could never be evicted.
     async fn admit(&self, digest: Digest, size: u64, room: space::Reservation) -> Result<(), Error> {
         let is_new = self.index.entry(&digest).is_none();
         let entry = Entry { size, last_use: millis(lifecycle::now()) };
-        self.index.change(Change::Added(digest, entry)).await?;
+        let added = self.index.change(Change::Added(digest, entry)).await;
+        added.inspect_err(|_| drop(fs::remove_file(self.tree.blob(&digest))))?;
         if is_new {
             room.become_blob();
         }

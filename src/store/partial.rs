@@ -299,6 +299,10 @@ impl Claims {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// The claim on `digest`, unless somebody has it.
     pub(super) fn try_claim(self: &Arc<Self>, digest: Digest) -> Option<Claim> {
         let is_free = self.lock().insert(digest, ()).is_none();

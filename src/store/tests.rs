@@ -258,3 +258,22 @@ async fn what_is_asked_for_while_it_is_evicted_is_counted_right() {
     }
     end(store, life).await;
 }
+
+#[tokio::test]
+async fn an_end_in_the_midst_of_something_is_not_in_order() {
+    let house = House::new(1 << 20);
+    for (in_the_midst, afterwards, is_clean) in
+        [(false, false, true), (true, false, false), (false, true, false)]
+    {
+        let (store, life) = house.start();
+        let claim = if in_the_midst { Some(store.0.claims.claim(blob(1, 1).0).await) } else { None };
+        store.close().await;
+        if afterwards {
+            keep(&store, 2, 100).await;
+        }
+        drop(claim);
+        end(store, life).await;
+        let tree = Tree::open(house.folder.path()).unwrap().0;
+        assert_eq!(recovery::open_index(&tree).unwrap().1, is_clean, "{in_the_midst} {afterwards}");
+    }
+}
