@@ -318,9 +318,10 @@ impl Inner {
         }
         let metadata = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
         let entry = Entry { size: metadata.len(), last_use: millis(lifecycle::now()) };
-        self.space.found(entry.size);
-        if let Err(error) = self.index.change(Change::Added(*digest, entry)).await {
-            tracing::warn!(%digest, %error, "a blob was found but cannot be indexed");
+        match self.index.change(Change::Added(*digest, entry)).await {
+            Ok(()) => self.space.found(entry.size),
+            // It is found again when it is asked for again, so it must not be counted each time.
+            Err(error) => tracing::warn!(%digest, %error, "a blob was found but cannot be indexed"),
         }
         self.show_count();
         Some(entry)
