@@ -173,15 +173,19 @@ impl Inner {
         let document = client.manifest(&lease, &target.repository.name, &reference).await?;
         drop(lease);
         if Digest::of(digest.algorithm(), &document.bytes) != *digest {
-            let registry = target.repository.registry.to_string();
-            self.flights.verify_failed(&registry);
-            tracing::warn!(%digest, repository = %target.repository, "the upstream sent a wrong manifest");
-            return Err(Error::Mismatch { registry });
+            return Err(self.wrong_manifest(target, digest));
         }
         let media_type = type_of(document.media_type, &document.bytes);
         let document = Document { bytes: document.bytes, media_type };
         self.keep(target, digest, &document).await;
         Ok(document)
+    }
+
+    pub(super) fn wrong_manifest(&self, target: &Target, digest: &Digest) -> Error {
+        let registry = target.repository.registry.to_string();
+        self.flights.verify_failed(&registry);
+        tracing::warn!(%digest, repository = %target.repository, "the upstream sent a wrong manifest");
+        Error::Mismatch { registry }
     }
 
     /// Keeps a proven manifest, that this repository contains it, and how large its blobs should be. When that
