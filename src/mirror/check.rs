@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 
-use super::manifest::{Document, type_of};
+use super::document::{Document, bare_type};
 use super::{Error, Inner, Served, Subject};
 use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
 use crate::lifecycle::now;
@@ -126,7 +126,7 @@ impl Inner {
         Box::pin(async move {
             match self.store.name(&target.repository, &name) {
                 // A check that ended since the client asked answers its question.
-                Some(stamp) if stamp.confirmed > asked => Checked::Confirmed(stamp),
+                Some(stamp) if (asked..=now()).contains(&stamp.confirmed) => Checked::Confirmed(stamp),
                 _ => self.check_and_remember(&target, &name).await,
             }
         })
@@ -172,7 +172,7 @@ impl Inner {
         let has_moved = old.is_some_and(|old| old.digest != digest);
         match (found.size, found.media_type) {
             (Some(size), Some(media_type)) if !has_moved => {
-                let media_type = type_of(Some(media_type), &[]);
+                let media_type = bare_type(&media_type).to_owned();
                 let link = Link { size, is_manifest: true, media_type: media_type.clone() };
                 self.remember_link(target, &digest, link).await;
                 Ok(stamp(digest, size, media_type))
@@ -198,11 +198,9 @@ impl Inner {
         if document.digest.is_some_and(|told| told != digest) {
             return Err(self.wrong_manifest(target, &digest));
         }
-        let media_type = type_of(document.media_type, &document.bytes);
-        let size = document.bytes.len() as u64;
-        let document = Document { bytes: document.bytes, media_type: media_type.clone() };
+        let document = Document::of(document.bytes, document.media_type.as_deref());
         self.keep(target, &digest, &document).await;
-        Ok(stamp(digest, size, media_type))
+        Ok(stamp(digest, document.size(), document.media_type))
     }
 }
 
@@ -226,7 +224,23 @@ fn hit(stamp: Stamp) -> Named {
     Named { stamp, served: Served::Hit, age }
 }
 
-/// A clock that was set back makes nothing older.
+/// A stamp from the future was made before the clock was set back. How long ago that was cannot be known; by as
+/// much as it is ahead it is taken to be old, so that it is not believed until the clock has caught up.
 fn age_of(stamp: &Stamp, now: SystemTime) -> Duration {
-    now.duration_since(stamp.confirmed).unwrap_or_default()
+    now.duration_since(stamp.confirmed).unwrap_or_else(|ahead| ahead.duration())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_from_the_future_is_not_fresh() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        let stamp = Stamp { confirmed: at(1000), ..stamp(digest, 0, String::new()) };
+        for (now, age) in [(1000, 0), (1300, 300), (0, 1000)] {
+            assert_eq!(age_of(&stamp, at(now)), Duration::from_secs(age));
+        }
+    }
 }

@@ -10,6 +10,7 @@
 
 mod blob;
 mod check;
+mod document;
 mod error;
 mod lists;
 mod manifest;
@@ -148,7 +149,7 @@ impl Inner {
         let (inner, target, digest) = (Arc::clone(self), target.clone(), *digest);
         let key = (target.repository.clone(), subject.clone());
         let work = move || async move {
-            // Who has a blob has no manifest of that digest yet.
+            // That a repository has a blob of this digest does not make it a manifest there.
             if let Some(link) = inner.proof(&target, &digest).filter(|link| link.is_manifest || !is_manifest)
             {
                 return Ok(link);
@@ -175,7 +176,7 @@ impl Inner {
             client.head_blob(&lease, name, digest).await?
         };
         let mentioned = || self.sizes.get(&(target.repository.clone(), *digest));
-        let media_type = found.media_type.as_deref().filter(|_| is_manifest).map(manifest::bare_type);
+        let media_type = found.media_type.as_deref().filter(|_| is_manifest).map(document::bare_type);
         let media_type = media_type.unwrap_or_default().to_owned();
         let link = Link { size: found.size.or_else(mentioned).unwrap_or(0), is_manifest, media_type };
         self.remember_link(target, digest, link.clone()).await;

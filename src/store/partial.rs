@@ -55,14 +55,15 @@ enum Fate {
     Promoted,
 }
 
-/// Which digests are being written.
+/// Which digests are being written, found, or taken out: whatever changes both a file and its entry in the
+/// index, or the count of its bytes, does so under a claim.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     taken: Mutex<HashMap<Digest, ()>>,
     freed: Notify,
 }
 
-/// The only writer of a digest, until dropped.
+/// The only one who changes what there is of a digest, until dropped.
 #[derive(Debug)]
 pub(super) struct Claim {
     claims: Arc<Claims>,
@@ -161,9 +162,13 @@ impl Partial {
     /// When there is no room or the disk fails.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         let after = self.accepted + bytes.len() as u64;
-        if let Some(room) = self.room.as_mut().filter(|room| after > room.bytes()) {
-            let more = (after - room.bytes()).max(GROWTH);
-            self.inner.grow(room, more).await?;
+        if let Some(room) = &mut self.room {
+            // Else the file system and the sums would both count what is on disk by now.
+            room.settle();
+            if after > room.bytes() {
+                let more = (after - room.bytes()).max(GROWTH);
+                self.inner.grow(room, more).await?;
+            }
         }
         self.accepted = after;
         let sent = match &self.chunks {
@@ -294,7 +299,11 @@ impl Claims {
         }
     }
 
-    /// `None` when somebody has it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// The claim on `digest`, unless somebody has it.
     pub(super) fn try_claim(self: &Arc<Self>, digest: Digest) -> Option<Claim> {
         let is_free = self.lock().insert(digest, ()).is_none();
         is_free.then(|| Claim { claims: Arc::clone(self), digest })
@@ -328,12 +337,13 @@ impl Leftovers {
         self.keep_since(digest, room, since);
     }
 
-    pub(super) fn keep_since(&self, digest: Digest, room: Reservation, since: u64) {
+    pub(super) fn keep_since(&self, digest: Digest, mut room: Reservation, since: u64) {
         room.written().store(room.bytes(), Ordering::Release);
+        room.settle();
         self.lock().insert(digest, Leftover { since, _room: room });
     }
 
-    /// Takes one out; its room is given back on drop. Only for who has claimed the digest.
+    /// Takes one out; its room is given back when the result is dropped.
     pub(super) fn take(&self, digest: &Digest) -> Option<Leftover> {
         self.lock().remove(digest)
     }
