@@ -139,7 +139,9 @@ impl Inner {
         let lease = self.scheduler.lease(target.upstream, Errand::Transfer).await?;
         let transfer = order.client.blob(lease, &target.repository.name, digest, 0, order.size).await?;
         let size = transfer.total().ok_or_else(|| {
-            Error::Internal("it cannot be kept, and the upstream does not tell its length".to_owned())
+            let endpoint = target.repository.registry.to_string();
+            let reason = "a blob that cannot be kept, without its length".to_owned();
+            Error::Upstream(upstream::Error::BadAnswer { endpoint, reason })
         })?;
         let passage = Box::new(Passage::new(transfer, *digest));
         Ok(BlobAnswer { size, content: Some(Content::Passing(passage)), served: Served::Miss })

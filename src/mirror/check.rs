@@ -167,20 +167,23 @@ impl Inner {
             Err(error) if error.refuses_head() => Found::default(),
             found => found?,
         };
-        let (Some(digest), Some(size), Some(media_type)) = (found.digest, found.size, found.media_type)
-        else {
-            return self.fetch_by_tag(target, tag).await;
-        };
-        let media_type = bare_type(&media_type).to_owned();
+        let Some(digest) = found.digest else { return self.fetch_by_tag(target, tag).await };
         let old = self.store.name(&target.repository, &Name::Tag(tag.clone()));
-        if old.is_some_and(|old| old.digest != digest) {
-            let fetched = self.by_digest(target, &digest).await;
-            fetched.map_err(|error| if error.is_absence() { no_manifest(target) } else { error })?;
-        } else {
-            let link = Link { size, is_manifest: true, media_type: media_type.clone() };
-            self.remember_link(target, &digest, link).await;
+        let has_moved = old.is_some_and(|old| old.digest != digest);
+        match (found.size, found.media_type) {
+            (Some(size), Some(media_type)) if !has_moved => {
+                let media_type = bare_type(&media_type).to_owned();
+                let link = Link { size, is_manifest: true, media_type: media_type.clone() };
+                self.remember_link(target, &digest, link).await;
+                Ok(stamp(digest, size, media_type))
+            }
+            _ => {
+                let fetched = self.by_digest(target, &digest).await;
+                let fetched =
+                    fetched.map_err(|error| if error.is_absence() { no_manifest(target) } else { error })?;
+                Ok(stamp(digest, fetched.size, fetched.media_type))
+            }
         }
-        Ok(stamp(digest, size, media_type))
     }
 
     /// For upstreams that know no HEAD, or whose HEAD does not tell the digest: a counted GET, and the digest
@@ -189,7 +192,12 @@ impl Inner {
         let client = &self.upstream(target).client;
         let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let document = client.manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
-        let digest = Digest::of(Algorithm::Sha256, &document.bytes);
+        // What the answer says of itself must hold; where it says nothing there is nothing to hold it to.
+        let algorithm = document.digest.map_or(Algorithm::Sha256, |told| told.algorithm());
+        let digest = Digest::of(algorithm, &document.bytes);
+        if document.digest.is_some_and(|told| told != digest) {
+            return Err(self.wrong_manifest(target, &digest));
+        }
         let document = Document::of(document.bytes, document.media_type.as_deref());
         self.keep(target, &digest, &document).await;
         Ok(stamp(digest, document.size(), document.media_type))

@@ -169,14 +169,18 @@ impl Inner {
         let document = client.manifest(&lease, &target.repository.name, &reference).await?;
         drop(lease);
         if Digest::of(digest.algorithm(), &document.bytes) != *digest {
-            let registry = target.repository.registry.to_string();
-            self.flights.verify_failed(&registry);
-            tracing::warn!(%digest, repository = %target.repository, "the upstream sent a wrong manifest");
-            return Err(Error::Mismatch { registry });
+            return Err(self.wrong_manifest(target, digest));
         }
         let document = Document::of(document.bytes, document.media_type.as_deref());
         self.keep(target, digest, &document).await;
         Ok(document)
+    }
+
+    pub(super) fn wrong_manifest(&self, target: &Target, digest: &Digest) -> Error {
+        let registry = target.repository.registry.to_string();
+        self.flights.verify_failed(&registry);
+        tracing::warn!(%digest, repository = %target.repository, "the upstream sent a wrong manifest");
+        Error::Mismatch { registry }
     }
 
     /// Keeps a proven manifest, that this repository contains it, and how large its blobs should be. When that

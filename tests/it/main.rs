@@ -5,6 +5,7 @@
 mod access;
 mod admin;
 mod cli;
+mod chaos;
 mod coalescing;
 mod docs;
 mod eviction;

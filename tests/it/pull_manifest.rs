@@ -217,6 +217,7 @@ async fn an_upstream_that_tells_no_length() {
         let head = house.client().head(&format!("/v2/library/app/manifests/{reference}")).await;
         assert_eq!((head.status, head.header("content-length")), (200, image.top.len().to_string().as_str()));
     }
+    assert_eq!(fake.counted(), 1, "however often the tag is checked");
     // Before any manifest could tell, too.
     let bare = House::over(&fake).await;
     for blob in image.layer_blobs() {

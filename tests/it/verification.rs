@@ -97,6 +97,25 @@ async fn a_wrong_manifest_is_a_clean_error() {
     assert!(house.client().pull("library/app", "v1").await.unwrap().is(&image));
 }
 
+/// Fetched by tag, since the upstream knows no HEAD: what its answer says of itself must hold.
+#[tokio::test]
+async fn a_wrong_manifest_by_tag_is_a_clean_error() {
+    for image in [Image::layers(1, &[SMALL]), Image::layers_sha512(1, &[SMALL])] {
+        let fake = FakeRegistry::start().await;
+        fake.push("library/app", "v1", &image);
+        fake.set(|behaviour| behaviour.quirks.no_head = true);
+        let house = House::over(&fake).await;
+        for fault in [Fault::WrongBytes, Fault::Truncate(100)] {
+            fake.fault(Match::manifest("v1"), Times::Once, fault);
+            let reply = house.client().get("/v2/library/app/manifests/v1").await;
+            assert_eq!((reply.status, reply.error_code().as_str()), (502, "UNAVAILABLE"));
+            is_clean(&house).await;
+        }
+        assert_eq!(house.metric(FAILURES).await, 2.0);
+        assert!(house.client().pull("library/app", "v1").await.unwrap().is(&image));
+    }
+}
+
 /// All the ways in which a body can be another than it should be, with the length known from the manifest and
 /// without. The client is never lied to, nothing is kept, and the next pull is as if nothing had been.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
