@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::mirror::{self, Mirror};
 use crate::oci::{
     Accept, Digest, Kind, OCI_INDEX, OciRequest, Page, Ranges, Reference, Referrers, RegistryHost,
-    RepositoryName, TagList, next_page,
+    Repository, RepositoryName, TagList, next_page,
 };
 use crate::routing::{Router, Target};
 use crate::server::Body;
@@ -216,7 +216,8 @@ impl Registry {
     }
 
     fn catalog(&self, page: &Page, asked: &Asked<'_>) -> Result<Answer, Error> {
-        let repositories = self.0.mirror.repositories();
+        let mut repositories = self.0.mirror.repositories();
+        repositories.retain(|repository| self.0.may_be_pulled(repository));
         let mut names: Vec<String> =
             repositories.iter().filter_map(|repository| self.0.router.public_name(repository)).collect();
         names.sort_unstable();
@@ -224,6 +225,15 @@ impl Registry {
         let link = more.then(|| asked.next_page(page, names.last())).flatten();
         let document = serde_json::json!({ "repositories": names }).to_string();
         Ok(response::next_page(response::catalog(document.into_bytes()), link))
+    }
+}
+
+impl Inner {
+    /// What was pulled once may since have been forbidden.
+    fn may_be_pulled(&self, repository: &Repository) -> bool {
+        let mut upstreams = self.config.upstreams.iter();
+        let upstream = upstreams.find(|upstream| upstream.registry == repository.registry);
+        upstream.is_some_and(|upstream| access::permit(upstream, &repository.name).is_ok())
     }
 }
 

@@ -423,8 +423,11 @@ async fn the_catalog_outlives_a_restart_and_a_registry() {
     let house = house.restart(|config| config.offline = true).await;
     assert_eq!(repositories(&house.client().get("/v2/_catalog").await), ["library/app"]);
     assert!(house.client().pull("app", "v1").await.is_ok());
+    let forbidden =
+        house.restart(|config| config.upstreams[0].deny = vec!["library/**".parse().unwrap()]).await;
+    assert!(repositories(&forbidden.client().get("/v2/_catalog").await).is_empty(), "nobody may pull it");
     let url = fake.url();
-    let house = house
+    let house = forbidden
         .restart(|config| {
             config.upstreams = vec![upstream("quay.io", &[&url])];
             config.upstreams[0].default = true;

@@ -213,7 +213,6 @@ async fn a_no_is_an_error_then_negative_and_what_is_not_allowed_is_denied() {
         (format!("blobs/{absent}"), "blob"),
     ] {
         for outcome in ["error", "negative", "negative"] {
-            // By digest too: a manifest's absence says nothing of a blob.
             let path = format!("/v2/library/app/{path}");
             assert_counts(&house, &client, get.clone(), &path, ("docker.io", kind, outcome)).await;
         }

@@ -399,6 +399,26 @@ async fn of_the_empty_blob() {
     }
 }
 
+/// Without room to keep it a blob passes through once, whole; the same proof stands at its end.
+#[tokio::test]
+async fn of_a_blob_that_cannot_be_kept() {
+    let fake = FakeRegistry::start().await;
+    let house = House::with(&fake, |config| {
+        config.cache.max_size = tidelock::config::SizeLimit::Bytes(tidelock::config::ByteSize(100_000));
+    })
+    .await;
+    let (blob, path) = new_blob(&fake, 230, LARGE);
+    for range in ["bytes=0-9", "bytes=0-", "bytes=9-0", "bytes=1-2,5-6"] {
+        let reply = house.client().get_range(&path, range).await;
+        assert_is(&reply, Want::Whole, &blob, range);
+    }
+    let (wrong, path) = new_blob(&fake, 231, LARGE);
+    fake.fault(Match::blob(&wrong.digest), Times::Always, Fault::WrongBytesAt(10));
+    let reply = house.client().get(&path).await;
+    assert!(reply.truncated && reply.body.len() <= LARGE - 65_536, "{}", reply.body.len());
+    assert_eq!(house.metric("tidelock_cache_blobs").await, 0.0);
+}
+
 /// What is not a blob has no parts here.
 #[tokio::test]
 async fn of_a_manifest_and_a_list_there_are_none() {

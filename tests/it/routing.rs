@@ -174,6 +174,23 @@ async fn without_a_default_a_registry_must_be_named() {
     assert_eq!(house.client().get("/v2/org/app/manifests/v1?ns=ghcr.io").await.status, 200);
 }
 
+/// An upstream's endpoint may be on a host that is a registry of its own.
+#[tokio::test]
+async fn a_registry_goes_by_its_own_name_first() {
+    let (hub, own) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let images = [9, 10].map(|seed| Image::layers(seed, &[10]));
+    hub.push("org/app", "v1", &images[0]);
+    own.push("org/app", "v1", &images[1]);
+    let upstreams = vec![upstream("docker.io", &[&hub.url()]), upstream("127.0.0.1", &[&own.url()])];
+    let house = House::start(upstreams, |_| {}).await;
+    for (ns, image) in [("127.0.0.1", &images[1]), ("docker.io", &images[0])] {
+        let pulled = house.client().with_query(&format!("ns={ns}")).pull("org/app", "v1").await.unwrap();
+        assert!(pulled.is(image), "{ns}");
+    }
+    let pulled = house.client().pull("127.0.0.1/org/app", "v1").await.unwrap();
+    assert!(pulled.is(&images[1]), "by its path");
+}
+
 /// What another registry keeps is not within `library/`.
 #[tokio::test]
 async fn only_docker_hub_has_a_library() {
@@ -237,6 +254,25 @@ async fn writes_are_refused_everywhere() {
     assert_eq!(three.asked(), before, "the upstream hears nothing of it");
     let reply = three.house.client().get("/v2/org/app/blobs/uploads/1234-abcd").await;
     assert_eq!(reply.status, 404, "the state of an upload that cannot be");
+}
+
+/// Whatever stands in a body that is not read, it is no request.
+#[tokio::test]
+async fn a_body_is_no_request() {
+    let three = three().await;
+    let smuggled = "GET /v2/org/app/manifests/v1 HTTP/1.1\r\nHost: x\r\n\r\n";
+    for framing in [
+        format!("Content-Length: {}\r\n\r\n{smuggled}", smuggled.len()),
+        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len()),
+    ] {
+        for request in ["PUT /v2/org/app/manifests/v1", "GET /v2/"] {
+            let head = format!("{request} HTTP/1.1\r\nHost: x\r\n{framing}GET /v2/ HTTP/1.1\r\nHost: x\r\n");
+            let answers = raw(three.house.address(), head).await;
+            assert!((1..=2).contains(&answers.matches("HTTP/1.1 ").count()), "{answers}");
+            assert!(!answers.contains("manifest.v1+json"), "{answers}");
+        }
+    }
+    assert_eq!(three.asked(), 0);
 }
 
 #[tokio::test]
@@ -358,6 +394,29 @@ async fn a_type_that_the_client_does_not_take() {
     }
     // By digest there is nothing to choose.
     assert_eq!(ask(Method::GET, index.digest(), OCI_MANIFEST).await.status, 200);
+}
+
+/// containerd asks for a digest as a manifest first, and then as a blob.
+#[tokio::test]
+async fn a_blob_is_no_manifest_and_no_manifest_is_no_blob_missing() {
+    let fake = FakeRegistry::start().await;
+    let image = Image::layers(8, &[1000]);
+    fake.push("library/app", "v1", &image);
+    let house = House::with(&fake, |config| {
+        config.upstreams[0].freshness.negative_ttl = std::time::Duration::from_secs(600);
+    })
+    .await;
+    let layer = &image.layer_blobs()[0];
+    for turn in ["cold", "cached"] {
+        for method in [Method::HEAD, Method::GET] {
+            let path = format!("/v2/app/manifests/{}", layer.digest);
+            let reply = house.client().request(method.clone(), &path, &[]).await;
+            assert_eq!(reply.status, 404, "{turn}: {method}");
+            let path = format!("/v2/app/blobs/{}", layer.digest);
+            let reply = house.client().request(method.clone(), &path, &[]).await;
+            assert_eq!(reply.status, 200, "{turn}: {method}");
+        }
+    }
 }
 
 #[tokio::test]
