@@ -1,7 +1,7 @@
 use super::{Error, Order, Seat, State};
 use crate::scheduler::Errand;
 use crate::store::{Link, Partial};
-use crate::upstream::Transfer;
+use crate::upstream::{self, Transfer};
 
 impl Seat {
     /// The whole life of a flight. What it fetched stays in the store; why it failed goes to its followers.
@@ -25,7 +25,12 @@ impl Seat {
         let lease = self.inner.scheduler.lease(order.upstream, Errand::Transfer).await?;
         let mut partial = self.inner.store.partial(order.digest, order.size).await?;
         let (name, from) = (&order.repository.name, partial.kept());
-        let mut transfer = order.client.blob(lease, name, &order.digest, from, order.size).await?;
+        let begun = order.client.blob(lease, name, &order.digest, from, order.size).await;
+        if order.size.is_none() && matches!(begun, Err(upstream::Error::BadAnswer { .. })) {
+            // What is kept may be of another body, longer than the blob: the next try begins anew.
+            partial.discard();
+        }
+        let mut transfer = begun?;
         if let Some(total) = transfer.total() {
             partial.expect(total).await?;
         }
@@ -78,13 +83,13 @@ impl Seat {
         })
     }
 
-    /// A proven blob that cannot be kept has still been served.
+    /// A proven blob that cannot be kept has still been served. Its link is handed in first, so that it is in the
+    /// index no later than the blob: one without the other would have to be proven once more.
     async fn keep(&self, order: &Order, partial: Partial, total: u64) {
         let link = Link { size: total, is_manifest: false, media_type: String::new() };
-        let kept = match partial.promote(total).await {
-            Ok(()) => self.inner.store.add_link(&order.repository, order.digest, link).await,
-            Err(error) => Err(error),
-        };
+        let linked = self.inner.store.add_link(&order.repository, order.digest, link);
+        let (linked, promoted) = tokio::join!(biased; linked, partial.promote(total));
+        let kept = linked.and(promoted);
         if let Err(error) = kept {
             tracing::warn!(digest = %order.digest, %error, "a fetched blob could not be kept");
         }

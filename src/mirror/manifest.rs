@@ -194,10 +194,11 @@ impl Inner {
         for child in blobs.into_iter().filter(|child| child.size > 0) {
             self.sizes.insert((target.repository.clone(), child.digest), child.size);
         }
-        let kept = match self.store.put_document(*digest, document.bytes.clone()).await {
-            Ok(()) => self.store.add_link(&target.repository, *digest, link).await,
-            Err(error) => Err(error),
-        };
+        // The link first, as for blobs.
+        let linked = self.store.add_link(&target.repository, *digest, link);
+        let put = self.store.put_document(*digest, document.bytes.clone());
+        let (linked, put) = tokio::join!(biased; linked, put);
+        let kept = linked.and(put);
         if let Err(error) = kept {
             tracing::warn!(%digest, repository = %target.repository, %error, "a manifest could not be kept");
         }

@@ -195,6 +195,11 @@ impl Partial {
         Err(Error::Mismatch)
     }
 
+    /// Has nothing of it stay for the next try.
+    pub fn discard(&mut self) {
+        self.fate = Fate::Discard;
+    }
+
     /// Gives proven bytes their name: sync, rename, index, in this order. A crash before the rename leaves a
     /// partial file, one after it a blob that the next start finds.
     ///

@@ -2,7 +2,7 @@
 
 use crate::support::eventually::eventually_eq;
 use crate::support::house::House;
-use crate::support::images::Image;
+use crate::support::images::{Blob, Image};
 use crate::support::registry::FakeRegistry;
 
 #[tokio::test]
@@ -35,4 +35,16 @@ async fn a_manifest_stays_one_though_it_is_asked_for_as_a_blob() {
     fake.stop().await;
     let again = house.client().manifest("library/app", image.digest()).await.unwrap();
     assert_eq!((again.bytes, again.media_type), (image.top.bytes.clone(), image.top.media_type.clone()));
+}
+
+#[tokio::test]
+async fn what_is_kept_of_another_body_is_in_the_way_only_once() {
+    let fake = FakeRegistry::start().await;
+    let blob = Blob::random(3, 1_000);
+    fake.put_blob("library/app", &blob);
+    let house = House::over(&fake).await;
+    let kept = house.folder().join("ingest").join(blob.digest.replace(':', "-"));
+    std::fs::write(kept, vec![0; 1_000_000]).unwrap();
+    assert!(house.client().blob("library/app", &blob.digest).await.is_err());
+    assert_eq!(house.client().blob("library/app", &blob.digest).await.unwrap(), blob.bytes);
 }
