@@ -76,10 +76,9 @@ impl Router {
         name: &RepositoryName,
     ) -> Result<Target, NoRoute> {
         if let Some(ns) = ns {
-            // A registry's own name first: two upstreams may have endpoints on one host, a third be that host.
-            let named = self.find(|names| names.registry == *ns);
-            let upstream =
-                named.or_else(|| self.find(|names| names.aliases.iter().any(|alias| alias == ns.as_str())));
+            // By its own name first: an endpoint of one upstream may be another upstream's registry.
+            let upstream = self.find(|names| names.registry == *ns);
+            let upstream = upstream.or_else(|| self.find(|names| names.has_alias(ns.as_str())));
             return upstream.map(|id| self.target(id, name.clone())).ok_or_else(|| self.unknown(ns.as_str()));
         }
         if let Some(id) = host.and_then(|host| self.by_host(host)) {
@@ -131,6 +130,12 @@ impl Router {
     }
 }
 
+impl Names {
+    fn has_alias(&self, name: &str) -> bool {
+        self.aliases.iter().any(|alias| alias == name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +179,15 @@ mod tests {
         assert_eq!(name("docker.io/dotted.name/app").as_deref(), Some("docker.io/dotted.name/app"));
         assert_eq!(name("unknown.example/app"), None);
         assert_eq!(name("unknown.example:5000/app"), None);
+    }
+
+    #[test]
+    fn a_registry_that_is_also_an_endpoint_of_another() {
+        let mut config = Config::default();
+        config.upstreams[0].endpoints.insert(0, "https://ghcr.io".parse().expect("a URL"));
+        let ns = "ghcr.io".parse().expect("a host");
+        let target = Router::new(&config).route(Some(&ns), None, &"org/app".parse().expect("a name"));
+        assert_eq!(target.expect("a route").repository.to_string(), "ghcr.io/org/app");
     }
 
     #[test]

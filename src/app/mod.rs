@@ -59,6 +59,9 @@ pub enum Ended {
 /// How often the files of a TLS listener are looked at.
 const TLS_POLL: Duration = Duration::from_secs(5);
 
+/// Threads for reads from a cold disk, names to resolve, and the like. Started when needed.
+const SHORT_WORK: usize = 512;
+
 /// Runs a mirror in this process until it is told to stop.
 ///
 /// # Errors
@@ -67,8 +70,11 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     telemetry::init_logging(&config.log).context("log.level")?;
     // Two TLS libraries in one process would each bring a provider; this is the one that is meant.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(blocking_threads(&config))
+        .build()
+        .context("starting threads")?;
     let ended = runtime.block_on(async {
         // One stream of signals each: both hear the first, the second waits for one more.
         let listen = || Signals::listen().context("listening to signals");
@@ -140,6 +146,13 @@ impl House {
         admin.stop().await;
         ended
     }
+}
+
+/// Each blob that is being fetched has a thread that writes it from its first byte to its last. However many
+/// there are, others are left for what ends soon: were there none, a fetch could not even be finished.
+fn blocking_threads(config: &Config) -> usize {
+    let writers = config.upstreams.iter().map(|upstream| upstream.max_connections);
+    writers.fold(SHORT_WORK, usize::saturating_add)
 }
 
 async fn bind_all(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {

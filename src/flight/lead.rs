@@ -90,3 +90,52 @@ impl Seat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{Config, UpstreamId};
+    use crate::flight::{Flights, Role};
+    use crate::lifecycle::Lifecycle;
+    use crate::oci::{Algorithm, Digest};
+    use crate::scheduler::Scheduler;
+    use crate::store::Store;
+    use crate::telemetry::Metrics;
+    use crate::upstream::{Client, UpstreamMetrics};
+
+    #[tokio::test]
+    async fn what_another_repository_left_is_not_at_hand() {
+        let (folder, life, metrics) =
+            (tempfile::tempdir().unwrap(), Lifecycle::default(), Metrics::default());
+        let mut config = Config::default();
+        config.cache.dir = folder.path().to_owned();
+        // Nobody listens there.
+        config.upstreams[0].endpoints = vec!["http://127.0.0.1:1".parse().unwrap()];
+        let store = Store::open(&config.cache, &life, &metrics).unwrap();
+        let scheduler = Arc::new(Scheduler::new(&config, &metrics));
+        let flights = Flights::new(&config, &store, &scheduler, &life, &metrics);
+        let (upstream, counts) = (UpstreamId::new(0), UpstreamMetrics::new(&metrics, &config));
+        let client = Arc::new(Client::new(upstream, &config.upstreams[0], counts, &life).unwrap());
+        let digest = Digest::of(Algorithm::Sha256, b"private");
+        store.put_document(digest, "private".into()).await.unwrap();
+        let link = Link { size: 7, is_manifest: false, media_type: String::new() };
+        store.add_link(&"docker.io/own/app".parse().unwrap(), digest, link).await.unwrap();
+        for (repository, comes) in [("docker.io/own/app", true), ("docker.io/other/app", false)] {
+            let (client, repository) = (Arc::clone(&client), repository.parse().unwrap());
+            let order = Order { upstream, client, repository, digest, size: None };
+            let (mut follower, _, role) = flights.join(order);
+            assert_eq!((role, follower.proven().await.is_ok()), (Role::Lead, comes));
+            landed(&flights).await;
+        }
+        life.stop();
+        life.wait().await;
+    }
+
+    async fn landed(flights: &Flights) {
+        while flights.count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -126,7 +126,7 @@ impl Inner {
         Box::pin(async move {
             match self.store.name(&target.repository, &name) {
                 // A check that ended since the client asked answers its question.
-                Some(stamp) if stamp.confirmed > asked => Checked::Confirmed(stamp),
+                Some(stamp) if (asked..=now()).contains(&stamp.confirmed) => Checked::Confirmed(stamp),
                 _ => self.check_and_remember(&target, &name).await,
             }
         })
@@ -218,7 +218,23 @@ fn hit(stamp: Stamp) -> Named {
     Named { stamp, served: Served::Hit, age }
 }
 
-/// A clock that was set back makes nothing older.
+/// A stamp from the future was made before the clock was set back. How long ago that was cannot be known; by as
+/// much as it is ahead it is taken to be old, so that it is not believed until the clock has caught up.
 fn age_of(stamp: &Stamp, now: SystemTime) -> Duration {
-    now.duration_since(stamp.confirmed).unwrap_or_default()
+    now.duration_since(stamp.confirmed).unwrap_or_else(|ahead| ahead.duration())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_from_the_future_is_not_fresh() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        let stamp = Stamp { confirmed: at(1000), ..stamp(digest, 0, String::new()) };
+        for (now, age) in [(1000, 0), (1300, 300), (0, 1000)] {
+            assert_eq!(age_of(&stamp, at(now)), Duration::from_secs(age));
+        }
+    }
 }

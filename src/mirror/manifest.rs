@@ -140,16 +140,17 @@ impl Inner {
         target: &Target,
         digest: &Digest,
     ) -> Result<Option<ManifestAnswer>, Error> {
-        let proof = self.proof(target, digest).filter(|link| link.is_manifest);
-        let Some(bytes) = self.store.document(digest).await else { return Ok(None) };
-        let (link, served) = match proof {
+        let (link, served) = match self.proof(target, digest).filter(|link| link.is_manifest) {
             Some(link) => (link, Served::Hit),
-            None => match self.prove(target, digest, true).await {
+            None if self.store.size(digest).await.is_some() => match self.prove(target, digest, true).await {
                 // A GET is the proof then.
                 Err(error) if error.refuses_head() => return Ok(None),
                 proven => (proven?, Served::Revalidated),
             },
+            None => return Ok(None),
         };
+        // Only now: the digest of a layer may be asked for as a manifest, and nobody reads that into memory (I7).
+        let Some(bytes) = self.store.document(digest).await else { return Ok(None) };
         let media_type = type_of(Some(link.media_type), &bytes);
         Ok(Some(answer(*digest, Document { bytes, media_type }, served)))
     }
@@ -163,7 +164,9 @@ impl Inner {
     }
 
     async fn fetch_document(&self, target: &Target, digest: &Digest) -> Result<Document, Error> {
-        if let (Some(link), Some(bytes)) = (self.proof(target, digest), self.store.document(digest).await) {
+        if let Some(link) = self.proof(target, digest).filter(|link| link.is_manifest)
+            && let Some(bytes) = self.store.document(digest).await
+        {
             // Whoever began this looked before an earlier fetch had left its document.
             return Ok(Document { media_type: type_of(Some(link.media_type), &bytes), bytes });
         }
@@ -190,7 +193,9 @@ impl Inner {
         let size = document.bytes.len() as u64;
         let media_type = document.media_type.clone();
         let link = Link { size, is_manifest: true, media_type };
-        for child in Manifest::parse(&document.bytes).unwrap_or_default().blobs {
+        let blobs = Manifest::parse(&document.bytes).unwrap_or_default().blobs;
+        // Schema 1 states no sizes.
+        for child in blobs.into_iter().filter(|child| child.size > 0) {
             self.sizes.insert((target.repository.clone(), child.digest), child.size);
         }
         let kept = match self.store.put_document(*digest, document.bytes.clone()).await {

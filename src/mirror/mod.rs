@@ -146,7 +146,7 @@ impl Inner {
         let (inner, target, digest) = (Arc::clone(self), target.clone(), *digest);
         let key = (target.repository.clone(), subject.clone());
         let work = move || async move {
-            // Who has a blob has no manifest of that digest yet.
+            // That a repository has a blob of this digest does not make it a manifest there.
             if let Some(link) = inner.proof(&target, &digest).filter(|link| link.is_manifest || !is_manifest)
             {
                 return Ok(link);

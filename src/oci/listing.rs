@@ -1,5 +1,7 @@
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::value::RawValue;
 
 use super::OCI_INDEX;
 
@@ -15,10 +17,11 @@ pub struct TagList {
 }
 
 /// The descriptors of an OCI index that lists what refers to a digest (distribution-spec, "Listing
-/// Referrers"). Descriptors are kept whole, as JSON, since clients want annotations and artifact types.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// Referrers"). Descriptors are kept as the text that came, since clients want annotations and artifact types,
+/// and since JSON taken apart is ten times as large (I7).
+#[derive(Debug, Clone, Default)]
 pub struct Referrers {
-    manifests: Vec<Value>,
+    manifests: Vec<Box<RawValue>>,
 }
 
 impl TagList {
@@ -40,7 +43,7 @@ impl Referrers {
         #[derive(Deserialize)]
         struct Index {
             #[serde(default, deserialize_with = "null_is_empty")]
-            manifests: Vec<Value>,
+            manifests: Vec<Box<RawValue>>,
         }
         let index: Index = object(bytes)?;
         Ok(Referrers { manifests: index.manifests })
@@ -53,7 +56,16 @@ impl Referrers {
 
     /// Keeps only descriptors of one artifact type.
     pub fn filter(&mut self, artifact_type: &str) {
-        self.manifests.retain(|manifest| manifest["artifactType"] == artifact_type);
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Typed<'a> {
+            #[serde(borrow)]
+            artifact_type: Option<Cow<'a, str>>,
+        }
+        self.manifests.retain(|manifest| {
+            let typed = serde_json::from_str::<Typed<'_>>(manifest.get());
+            typed.is_ok_and(|typed| typed.artifact_type.as_deref() == Some(artifact_type))
+        });
     }
 
     /// How many descriptors.
@@ -68,7 +80,9 @@ impl Referrers {
 
     /// The index to answer with.
     pub fn to_json(&self) -> String {
-        json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": self.manifests }).to_string()
+        let manifests: Vec<&str> = self.manifests.iter().map(|manifest| manifest.get()).collect();
+        let manifests = manifests.join(",");
+        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{manifests}]}}"#)
     }
 }
 
@@ -110,7 +124,7 @@ mod tests {
         assert!(referrers.to_json().contains(r#""annotations":{"k":"v"}"#));
         referrers.filter("other");
         let empty =
-            r#"{"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}"#;
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
         assert_eq!(referrers.to_json(), empty);
     }
 }

@@ -164,23 +164,23 @@ impl Index {
         found.unwrap_or_default()
     }
 
-    /// The least recently used blobs that `may_go`, until they sum up to `bytes`.
-    pub(super) fn oldest(&self, bytes: u64, may_go: impl Fn(&Digest) -> bool) -> Vec<(Digest, u64)> {
-        let found = self.read(|read| {
-            let (mut victims, mut sum) = (Vec::new(), 0u64);
+    /// Shows the least recently used blobs to `take`, until those that it takes sum up to `bytes`.
+    pub(super) fn oldest(&self, bytes: u64, mut take: impl FnMut(&Digest, Entry) -> bool) {
+        self.read(|read| {
+            let mut sum = 0u64;
             for row in read.open_table(LRU)?.range::<(u64, &[u8])>(..)? {
                 let (at, size) = row?;
-                if let Some(digest) = parse_key(at.value().1).filter(&may_go) {
-                    victims.push((digest, size.value()));
-                    sum = sum.saturating_add(size.value());
+                let (last_use, key) = at.value();
+                let entry = Entry { size: size.value(), last_use };
+                if parse_key(key).is_some_and(|digest| take(&digest, entry)) {
+                    sum = sum.saturating_add(entry.size);
                 }
                 if sum >= bytes {
                     break;
                 }
             }
-            Ok(Some(victims))
+            Ok(Some(()))
         });
-        found.unwrap_or_default()
     }
 
     /// The sums as of the last commit.
@@ -261,6 +261,8 @@ fn commit<'a>(db: &Database, changes: impl Iterator<Item = &'a Change>) -> Resul
     {
         let mut tables = Tables::open(&transaction)?;
         for change in changes {
+            // Whatever comes after the end in order takes it back.
+            tables.meta.insert(CLEAN, u64::from(matches!(change, Change::Closed)))?;
             tables.apply(change)?;
         }
     }
@@ -285,10 +287,7 @@ impl<'t> Tables<'t> {
             Change::Removed(digests) => digests.iter().try_for_each(|digest| self.remove(digest)),
             Change::Used(uses) => uses.iter().try_for_each(|(digest, at)| self.touch(digest, *at)),
             Change::Linked(repository, digest, link) => {
-                let at = (key(digest), repository.to_string());
-                let row = (link.size, link.is_manifest, link.media_type.as_str());
-                self.links.insert((at.0.as_slice(), at.1.as_str()), row)?;
-                Ok(())
+                self.link(&key(digest), &repository.to_string(), link)
             }
             Change::Named(repository, name, stamp) => {
                 let row = (
@@ -306,10 +305,7 @@ impl<'t> Tables<'t> {
                 self.names.remove((repository.to_string().as_str(), name.to_string().as_str()))?;
                 Ok(())
             }
-            Change::Closed => {
-                self.meta.insert(CLEAN, 1)?;
-                Ok(())
-            }
+            Change::Closed => Ok(()),
         }
     }
 
@@ -347,6 +343,16 @@ impl<'t> Tables<'t> {
             self.lru.remove((last_use, key.as_slice()))?;
             self.lru.insert((at, key.as_slice()), size)?;
             self.blobs.insert(key.as_slice(), (size, at, flags))?;
+        }
+        Ok(())
+    }
+
+    /// A manifest may be asked for as a blob too: what is known of it as a manifest stays.
+    fn link(&mut self, key: &[u8], repository: &str, link: &Link) -> Result<(), redb::Error> {
+        let is_known = self.links.get((key, repository))?.is_some_and(|row| row.value().1);
+        if link.is_manifest || !is_known {
+            let row = (link.size, link.is_manifest, link.media_type.as_str());
+            self.links.insert((key, repository), row)?;
         }
         Ok(())
     }
@@ -404,6 +410,16 @@ mod tests {
         Entry { size, last_use }
     }
 
+    fn oldest(index: &Index, bytes: u64, may_go: impl Fn(&Digest) -> bool) -> Vec<(Digest, u64)> {
+        let mut found = Vec::new();
+        index.oldest(bytes, |digest, entry| {
+            let takes = may_go(digest);
+            found.extend(takes.then_some((*digest, entry.size)));
+            takes
+        });
+        found
+    }
+
     async fn opened() -> (Index, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let (index, was_clean) = Index::open(&folder.path().join("index")).unwrap();
@@ -418,10 +434,10 @@ mod tests {
     async fn the_oldest_go_first_and_totals_follow() {
         let (index, _folder) = opened().await;
         assert_eq!(index.totals(), Totals { bytes: 60, count: 3 });
-        assert_eq!(index.oldest(21, |_| true), [(digest("b"), 20), (digest("c"), 30)]);
+        assert_eq!(oldest(&index, 21, |_| true), [(digest("b"), 20), (digest("c"), 30)]);
         index.change(Change::Used(vec![(digest("b"), 9)])).await.unwrap();
-        assert_eq!(index.oldest(1, |_| true), [(digest("c"), 30)]);
-        assert_eq!(index.oldest(1, |it| *it != digest("c")), [(digest("a"), 10)]);
+        assert_eq!(oldest(&index, 1, |_| true), [(digest("c"), 30)]);
+        assert_eq!(oldest(&index, 1, |it| *it != digest("c")), [(digest("a"), 10)]);
         index.change(Change::Removed(vec![digest("c"), digest("not there")])).await.unwrap();
         index.change(Change::Added(digest("a"), entry(10, 12))).await.unwrap();
         assert_eq!(index.totals(), Totals { bytes: 30, count: 2 });

@@ -180,9 +180,9 @@ impl Store {
                 self.mark_used(digest);
                 Some(Blob { file: Arc::new(file), size: length, _reading: Arc::new(reading) })
             }
-            Ok(_) => self.0.take_out(digest, entry, "its size is wrong").await,
+            Ok(_) => self.0.give_up(digest, entry, "its size is wrong").await,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.0.take_out(digest, entry, "its file is gone").await
+                self.0.give_up(digest, entry, "its file is gone").await
             }
             Err(error) => {
                 // Too many open files, say: the blob itself may be fine.
@@ -286,10 +286,14 @@ impl Store {
         self.0.index.repositories().iter().filter_map(|text| text.parse().ok()).collect()
     }
 
-    /// Writes use times down and marks the index as closed in order. To be called last; what is changed
-    /// afterwards is kept, but the next start looks through the tree as after a kill.
+    /// Writes use times down and, when nobody is in the midst of changing anything, marks the index as closed in
+    /// order. To be called last; what is changed afterwards is kept, but the next start looks through the tree
+    /// as after a kill.
     pub async fn close(&self) {
         self.0.flush_used().await;
+        if !self.0.claims.is_empty() {
+            return;
+        }
         if let Err(error) = self.0.index.change(Change::Closed).await {
             tracing::warn!(%error, "the cache could not be closed in order; the next start checks it");
         }
@@ -314,19 +318,22 @@ impl Inner {
         }
         let metadata = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
         let entry = Entry { size: metadata.len(), last_use: millis(lifecycle::now()) };
-        self.space.found(entry.size);
-        if let Err(error) = self.index.change(Change::Added(*digest, entry)).await {
-            tracing::warn!(%digest, %error, "a blob was found but cannot be indexed");
+        match self.index.change(Change::Added(*digest, entry)).await {
+            Ok(()) => self.space.found(entry.size),
+            // It is found again when it is asked for again, so it must not be counted each time.
+            Err(error) => tracing::warn!(%digest, %error, "a blob was found but cannot be indexed"),
         }
         self.show_count();
         Some(entry)
     }
 
-    /// A blob has its name: it counts from now on.
+    /// A blob has its name: it counts from now on. Where that cannot be written down, the file goes again: one
+    /// that nobody counts could never be evicted.
     async fn admit(&self, digest: Digest, size: u64, room: space::Reservation) -> Result<(), Error> {
         let is_new = self.index.entry(&digest).is_none();
         let entry = Entry { size, last_use: millis(lifecycle::now()) };
-        self.index.change(Change::Added(digest, entry)).await?;
+        let added = self.index.change(Change::Added(digest, entry)).await;
+        added.inspect_err(|_| drop(fs::remove_file(self.tree.blob(&digest))))?;
         if is_new {
             room.become_blob();
         }
@@ -334,11 +341,18 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes out a blob whose file is not what the index says.
-    async fn take_out<T>(&self, digest: &Digest, entry: Entry, why: &'static str) -> Option<T> {
+    /// Takes out a blob whose file is not what the index says. Once, however many come upon it, and not when it
+    /// was evicted just now: it would be counted as gone twice.
+    async fn give_up<T>(&self, digest: &Digest, entry: Entry, why: &'static str) -> Option<T> {
+        let _claim = self.claims.claim(*digest).await;
+        let path = self.tree.blob(digest);
+        let is_whole = fs::metadata(&path).is_ok_and(|data| data.len() == entry.size);
+        if is_whole || self.index.entry(digest).is_none() {
+            return None;
+        }
         tracing::warn!(%digest, why, "a cached blob is damaged; it is fetched again when it is asked for");
         let removed = self.index.change(Change::Removed(vec![*digest])).await;
-        let _ = fs::remove_file(self.tree.blob(digest));
+        let _ = fs::remove_file(path);
         if removed.is_ok() {
             self.space.gone(entry.size);
             self.metrics.evicted(Reason::Damaged, entry.size);

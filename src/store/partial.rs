@@ -55,14 +55,15 @@ enum Fate {
     Promoted,
 }
 
-/// Which digests are being written.
+/// Which digests are being written, found, or taken out: whatever changes both a file and its entry in the
+/// index, or the count of its bytes, does so under a claim.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     taken: Mutex<HashMap<Digest, ()>>,
     freed: Notify,
 }
 
-/// The only writer of a digest, until dropped.
+/// The only one who changes what there is of a digest, until dropped.
 #[derive(Debug)]
 pub(super) struct Claim {
     claims: Arc<Claims>,
@@ -161,9 +162,13 @@ impl Partial {
     /// When there is no room or the disk fails.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         let after = self.accepted + bytes.len() as u64;
-        if let Some(room) = self.room.as_mut().filter(|room| after > room.bytes()) {
-            let more = (after - room.bytes()).max(GROWTH);
-            self.inner.grow(room, more).await?;
+        if let Some(room) = &mut self.room {
+            // Else the file system and the sums would both count what is on disk by now.
+            room.settle();
+            if after > room.bytes() {
+                let more = (after - room.bytes()).max(GROWTH);
+                self.inner.grow(room, more).await?;
+            }
         }
         self.accepted = after;
         let sent = match &self.chunks {
@@ -287,15 +292,21 @@ impl Claims {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            if self.lock().insert(digest, ()).is_none() {
-                return Claim { claims: Arc::clone(self), digest };
+            if let Some(claim) = self.try_claim(digest) {
+                return claim;
             }
             freed.await;
         }
     }
 
-    pub(super) fn is_claimed(&self, digest: &Digest) -> bool {
-        self.lock().contains_key(digest)
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// The claim on `digest`, unless somebody has it.
+    pub(super) fn try_claim(self: &Arc<Self>, digest: Digest) -> Option<Claim> {
+        let is_free = self.lock().insert(digest, ()).is_none();
+        is_free.then(|| Claim { claims: Arc::clone(self), digest })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, ()>> {
@@ -315,7 +326,7 @@ impl Drop for Claim {
 pub(super) struct Leftovers(Mutex<HashMap<Digest, Leftover>>);
 
 #[derive(Debug)]
-struct Leftover {
+pub(super) struct Leftover {
     since: u64,
     _room: Reservation,
 }
@@ -326,22 +337,20 @@ impl Leftovers {
         self.keep_since(digest, room, since);
     }
 
-    pub(super) fn keep_since(&self, digest: Digest, room: Reservation, since: u64) {
+    pub(super) fn keep_since(&self, digest: Digest, mut room: Reservation, since: u64) {
         room.written().store(room.bytes(), Ordering::Release);
+        room.settle();
         self.lock().insert(digest, Leftover { since, _room: room });
     }
 
-    fn take(&self, digest: &Digest) -> Option<Leftover> {
+    /// Takes one out; its room is given back when the result is dropped.
+    pub(super) fn take(&self, digest: &Digest) -> Option<Leftover> {
         self.lock().remove(digest)
     }
 
-    /// Takes out those from before `time` (milliseconds since 1970); their room is given back.
-    pub(super) fn take_older(&self, time: u64) -> Vec<Digest> {
-        let mut leftovers = self.lock();
-        let old: Vec<Digest> =
-            leftovers.iter().filter(|(_, it)| it.since < time).map(|(digest, _)| *digest).collect();
-        old.iter().for_each(|digest| drop(leftovers.remove(digest)));
-        old
+    /// Those from before `time` (milliseconds since 1970).
+    pub(super) fn older(&self, time: u64) -> Vec<Digest> {
+        self.lock().iter().filter(|(_, it)| it.since < time).map(|(digest, _)| *digest).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Leftover>> {

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
+
 use super::index::{Index, millis};
 use super::tree::Tree;
 use super::{Inner, OpenError};
@@ -14,6 +16,9 @@ use crate::oci::{Algorithm, Digest};
 
 /// A partial download that nobody took up for so long is dropped at a start.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// So many found blobs are indexed at once. One by one a million of them would take hours.
+const TOGETHER: usize = 256;
 
 /// Opens the index. One that cannot be read is put aside and made anew: blobs are found in the tree, names
 /// and links are learned again, and only the order of use is lost.
@@ -74,14 +79,21 @@ pub(super) async fn adopt_all(inner: Arc<Inner>, life: Lifecycle) {
                 let inner = Arc::clone(&inner);
                 tokio::task::spawn_blocking(move || unknown_in(&inner, algorithm, &folder)).await
             };
-            for digest in unknown.unwrap_or_default() {
-                found += u64::from(inner.adopt(&digest).await.is_some());
+            // Together, so that many share one sync of the index.
+            let unknown = stream::iter(unknown.unwrap_or_default());
+            let mut adopted = unknown.map(|digest| adopt(&inner, digest)).buffer_unordered(TOGETHER);
+            while let Some(is_new) = adopted.next().await {
+                found += u64::from(is_new);
             }
         }
     }
     if found > 0 {
         tracing::info!(found, "blobs were found that the index had lost");
     }
+}
+
+async fn adopt(inner: &Inner, digest: Digest) -> bool {
+    inner.adopt(&digest).await.is_some()
 }
 
 fn unknown_in(inner: &Inner, algorithm: Algorithm, folder: &Path) -> Vec<Digest> {

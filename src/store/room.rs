@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use super::index::Change;
+use super::index::{Change, Entry};
 use super::metrics::Reason;
+use super::partial::Claim;
 use super::space::Reservation;
 use super::{Error, Inner};
 use crate::oci::Digest;
@@ -14,7 +15,7 @@ impl Inner {
         loop {
             match self.space.take(bytes) {
                 Ok(room) => return Ok(room),
-                Err(missing) => self.evict(missing, bytes).await?,
+                Err(_) => self.evict(bytes).await?,
             }
         }
     }
@@ -24,59 +25,84 @@ impl Inner {
         loop {
             match room.grow(more) {
                 Ok(()) => return Ok(()),
-                Err(missing) => self.evict(missing, more).await?,
+                Err(_) => self.evict(more).await?,
             }
         }
     }
 
-    /// Takes out at least one blob or leftover, and as many as free `missing` bytes, for something that wants
-    /// `wanted`. The index forgets them first: a crash in between leaves files that the next start finds.
-    async fn evict(&self, missing: u64, wanted: u64) -> Result<(), Error> {
+    /// Takes out at least one blob or leftover, and as many as make room for `wanted` bytes, unless there is
+    /// room by now.
+    async fn evict(&self, wanted: u64) -> Result<(), Error> {
         let limit = self.space.limit();
         let no_room = Error::NoRoom { wanted, limit };
         if wanted > limit {
             return Err(no_room);
         }
         let _one_at_a_time = self.evicting.lock().await;
+        // Counted anew: who had the lock before may have made room for us too.
+        let missing = self.space.missing(wanted);
+        if missing == 0 {
+            return Ok(());
+        }
         self.flush_used().await;
-        let victims = self.index.oldest(missing, |digest| self.may_go(digest));
-        let oldest = victims.first().and_then(|(digest, _)| self.index.entry(digest));
-        if self.drop_leftovers(oldest.map_or(u64::MAX, |entry| entry.last_use)) {
+        let mut victims = Vec::new();
+        self.index.oldest(missing, |digest, entry| match self.may_go(digest) {
+            Some(claim) => {
+                victims.push((*digest, entry, claim));
+                true
+            }
+            None => false,
+        });
+        let oldest = victims.first().map_or(u64::MAX, |(_, entry, _)| entry.last_use);
+        if self.drop_leftovers(oldest) {
             return Ok(());
         }
         if victims.is_empty() {
             return Err(no_room);
         }
-        let digests = victims.iter().map(|(digest, _)| *digest).collect();
+        self.take_out(victims).await?;
+        Ok(())
+    }
+
+    /// The index forgets them first: a crash in between leaves files that the next start finds. Their claims
+    /// are held until the files are gone, so that nobody finds or writes one of them in between.
+    async fn take_out(&self, victims: Vec<(Digest, Entry, Claim)>) -> Result<(), Error> {
+        let digests = victims.iter().map(|(digest, ..)| *digest).collect();
         self.index.change(Change::Removed(digests)).await?;
-        for (digest, size) in victims {
+        for (digest, entry, _claim) in victims {
             self.documents.invalidate(&digest).await;
-            self.unlink(&digest, size);
+            self.unlink(digest).await;
+            self.space.gone(entry.size);
+            self.metrics.evicted(Reason::Size, entry.size);
+            tracing::debug!(%digest, size = entry.size, "evicted");
         }
         self.show_count();
         Ok(())
     }
 
-    fn unlink(&self, digest: &Digest, size: u64) {
-        if let Err(error) = fs::remove_file(self.tree.blob(digest)) {
+    /// On a thread of its own: freeing the blocks of a large file takes its time.
+    async fn unlink(&self, digest: Digest) {
+        let path = self.tree.blob(&digest);
+        let removed = tokio::task::spawn_blocking(move || fs::remove_file(path)).await;
+        if let Err(error) = removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
             tracing::warn!(%digest, %error, "an evicted blob could not be removed");
         }
-        self.space.gone(size);
-        self.metrics.evicted(Reason::Size, size);
-        tracing::debug!(%digest, size, "evicted");
     }
 
     /// What is read is never cut off, and what is being written again is about to be used.
-    fn may_go(&self, digest: &Digest) -> bool {
-        !self.readers.is_read(digest) && !self.claims.is_claimed(digest)
+    fn may_go(&self, digest: &Digest) -> Option<Claim> {
+        if self.readers.is_read(digest) { None } else { self.claims.try_claim(*digest) }
     }
 
     /// Partial downloads that nobody took up since `before` go like blobs of that age.
-    pub(super) fn drop_leftovers(&self, before: u64) -> bool {
-        let old = self.leftovers.take_older(before);
-        for digest in &old {
-            let _ = fs::remove_file(self.tree.partial(digest));
+    fn drop_leftovers(&self, before: u64) -> bool {
+        let mut dropped = false;
+        for digest in self.leftovers.older(before) {
+            let Some(_claim) = self.claims.try_claim(digest) else { continue };
+            let leftover = self.leftovers.take(&digest);
+            let _ = fs::remove_file(self.tree.partial(&digest));
+            dropped |= leftover.is_some();
         }
-        !old.is_empty()
+        dropped
     }
 }

@@ -57,6 +57,10 @@ impl Space {
     }
 
     /// How many bytes must go before `wanted` more may come; 0 when there is room.
+    pub(super) fn missing(&self, wanted: u64) -> u64 {
+        self.shortfall(&self.lock(), wanted)
+    }
+
     fn shortfall(&self, taken: &Taken, wanted: u64) -> u64 {
         let over_limit = taken.bytes.saturating_add(wanted).saturating_sub(self.limit);
         let free = file_system(&self.root).map_or(u64::MAX, |(_, free)| free);
@@ -160,7 +164,7 @@ impl Reservation {
     }
 
     /// Moves what was written meanwhile from "reserved" to "on disk".
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let written = self.written.load(Ordering::Acquire).min(self.bytes);
         let fresh = written.saturating_sub(self.settled);
         let mut taken = self.space.lock();

@@ -211,3 +211,69 @@ async fn documents_come_from_memory_and_from_disk() {
     assert_eq!(store.document(&digest).await, Some(bytes));
     end(store, life).await;
 }
+
+#[tokio::test]
+async fn many_who_need_a_little_evict_a_little() {
+    let house = House::new(3000);
+    let (store, life) = house.start();
+    for seed in 1..=3 {
+        keep(&store, seed, 1000).await;
+    }
+    let starts = (10..20).map(|seed| store.partial(blob(seed, 100).0, Some(100)));
+    let partials = futures_util::future::join_all(starts).await;
+    assert!(partials.iter().all(Result::is_ok));
+    assert_eq!((house.files("blobs"), store.0.metrics.bytes.get()), (2, 3000));
+    drop(partials);
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn a_loss_that_many_come_upon_is_counted_once() {
+    let house = House::new(1 << 20);
+    let (store, life) = house.start();
+    let lost = keep(&store, 1, 1000).await;
+    keep(&store, 2, 1000).await;
+    fs::remove_file(store.0.tree.blob(&lost)).unwrap();
+    let opened = futures_util::future::join_all((0..10).map(|_| store.open_blob(&lost))).await;
+    assert!(opened.iter().all(Option::is_none));
+    assert_eq!(store.0.metrics.bytes.get(), 1000);
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn what_is_asked_for_while_it_is_evicted_is_counted_right() {
+    let house = House::new(3000);
+    let (store, life) = house.start();
+    for round in 0..20 {
+        let victim = keep(&store, round, 1000).await;
+        let asking = async {
+            while store.size(&victim).await.is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let evicting = async { drop(store.partial(blob(99, 1).0, Some(3000)).await.unwrap()) };
+        // Both take turns on this one thread, at each step of the eviction.
+        tokio::join!(asking, evicting);
+        assert_eq!((house.files("blobs"), store.0.metrics.bytes.get()), (0, 0), "round {round}");
+    }
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn an_end_in_the_midst_of_something_is_not_in_order() {
+    let house = House::new(1 << 20);
+    for (in_the_midst, afterwards, is_clean) in
+        [(false, false, true), (true, false, false), (false, true, false)]
+    {
+        let (store, life) = house.start();
+        let claim = if in_the_midst { Some(store.0.claims.claim(blob(1, 1).0).await) } else { None };
+        store.close().await;
+        if afterwards {
+            keep(&store, 2, 100).await;
+        }
+        drop(claim);
+        end(store, life).await;
+        let tree = Tree::open(house.folder.path()).unwrap().0;
+        assert_eq!(recovery::open_index(&tree).unwrap().1, is_clean, "{in_the_midst} {afterwards}");
+    }
+}

@@ -58,6 +58,11 @@ impl Endpoint {
         *self.challenge.lock().expect("nothing panics while holding this lock") = Some(challenge);
     }
 
+    /// Forgets it: the next request asks as if it were the first.
+    pub(super) fn forget(&self) {
+        *self.challenge.lock().expect("nothing panics while holding this lock") = None;
+    }
+
     /// How far a request to `target` may reach, when this endpoint is who named it (I6).
     pub(super) async fn reach(&self, target: &Url, wire: &Wire) -> Reach {
         if target.host() == self.base.host() || !self.is_public(wire).await {

@@ -70,32 +70,44 @@ impl Logins {
         Logins { wire, accounts, tokens, token_hosts: token_hosts.to_vec() }
     }
 
-    /// What to show right away, by what the endpoint asked for before.
+    /// What to show right away, by what the endpoint asked for before. Where that is no longer to be had, the
+    /// endpoint is asked anew the next time: its token service may have moved.
     pub(super) async fn at_hand(&self, visit: Visit<'_>) -> Result<Option<Grant>, Error> {
-        match visit.endpoint.challenge() {
-            Some(Challenge::Bearer { realm, service, .. }) => {
+        let Some(challenge) = visit.endpoint.challenge() else { return Ok(None) };
+        let grant = match challenge {
+            Challenge::Bearer { realm, service, .. } => {
                 self.bearer(visit, &realm, service, visit.scope.to_owned()).await.map(Some)
             }
-            Some(Challenge::Basic) if visit.account.is_some() => self.basic(visit).await.map(Some),
-            Some(Challenge::Basic) | None => Ok(None),
-        }
+            Challenge::Basic if visit.account.is_some() => self.basic(visit).await.map(Some),
+            Challenge::Basic => Ok(None),
+        };
+        grant.inspect_err(|error| {
+            if is_no_way(error) {
+                visit.endpoint.forget();
+            }
+        })
     }
 
-    /// What to show after a 401 to what was `shown`; `None` when there is nothing better to show.
+    /// What to show after a 401 to what was `shown`; `None` when there is nothing better to show. A challenge
+    /// is remembered once it has led to something: one that cannot be met would stand in the way for ever.
     pub(super) async fn after_401(
         &self,
         visit: Visit<'_>,
         shown: Option<Grant>,
         challenge: Challenge,
     ) -> Result<Option<Grant>, Error> {
-        visit.endpoint.remember(challenge.clone());
-        match challenge {
+        let met = challenge.clone();
+        let grant = match challenge {
             Challenge::Bearer { realm, service, scope } => {
                 let scope = scope.unwrap_or_else(|| visit.scope.to_owned());
                 self.after_bearer(visit, shown, (&realm, service, scope)).await
             }
             Challenge::Basic => self.after_basic(visit, shown).await.map(Some),
+        };
+        if !grant.as_ref().is_err_and(is_no_way) {
+            visit.endpoint.remember(met);
         }
+        grant
     }
 
     /// An anonymous token for a host that a redirect led to, when its token service is on that very host.
@@ -205,6 +217,12 @@ impl Grant {
             Grant::Token { secret, .. } => bearer(secret),
         }
     }
+}
+
+/// Whether a challenge that ended so leads nowhere. A token service that hides one repository, or asks for
+/// patience, is the right one all the same.
+fn is_no_way(error: &Error) -> bool {
+    !matches!(error, Error::Hidden { .. } | Error::Throttled { .. })
 }
 
 fn bearer(token: &Secret) -> HeaderValue {

@@ -6,7 +6,7 @@ use crate::support::eventually::{eventually, eventually_eq};
 use crate::support::faults::{Fault, Match, Times};
 use crate::support::gate::Gate;
 use crate::support::house::House;
-use crate::support::images::Image;
+use crate::support::images::{Blob, Image};
 use crate::support::registry::FakeRegistry;
 
 /// Well over the hold-back, so that bytes flow before the proof.
@@ -35,16 +35,30 @@ async fn a_hundred_clients_and_one_cold_image() {
     assert_eq!((fake.count("GET", "/v2/"), fake.count("HEAD", "/manifests/")), (0, 1));
 }
 
-#[tokio::test]
-async fn late_joiners_read_the_growing_file_and_first_bytes_come_early() {
+/// A large layer whose fetch stops after so many bytes, until the gate opens.
+struct Held {
+    fake: FakeRegistry,
+    house: House,
+    layer: Blob,
+    path: String,
+    gate: Gate,
+}
+
+async fn held_after(bytes: usize) -> Held {
     let fake = FakeRegistry::start().await;
     let image = Image::layers(2, &[LARGE]);
     fake.push("library/app", "v1", &image);
     let layer = image.layer_blobs().remove(0);
     let gate = Gate::new();
-    fake.fault(Match::blob(&layer.digest), Times::Once, Fault::hold_after(&gate, 300_000));
+    fake.fault(Match::blob(&layer.digest), Times::Once, Fault::hold_after(&gate, bytes));
     let house = House::over(&fake).await;
     let path = format!("/v2/library/app/blobs/{}", layer.digest);
+    Held { fake, house, layer, path, gate }
+}
+
+#[tokio::test]
+async fn late_joiners_read_the_growing_file_and_first_bytes_come_early() {
+    let Held { fake, house, layer, path, gate } = held_after(300_000).await;
     let mut first = house.client().get_streaming(&path).await;
     // The upstream holds the rest back, and these are here already.
     assert_eq!(first.read(200_000).await, layer.bytes.slice(..200_000));
@@ -64,14 +78,7 @@ async fn late_joiners_read_the_growing_file_and_first_bytes_come_early() {
 
 #[tokio::test]
 async fn the_leader_leaves_and_the_others_finish() {
-    let fake = FakeRegistry::start().await;
-    let image = Image::layers(3, &[LARGE]);
-    fake.push("library/app", "v1", &image);
-    let layer = image.layer_blobs().remove(0);
-    let gate = Gate::new();
-    fake.fault(Match::blob(&layer.digest), Times::Once, Fault::hold_after(&gate, 100_000));
-    let house = House::over(&fake).await;
-    let path = format!("/v2/library/app/blobs/{}", layer.digest);
+    let Held { fake, house, layer, path, gate } = held_after(100_000).await;
     let mut leader = house.client().get_streaming(&path).await;
     leader.read(1_000).await;
     let mut follower = house.client().get_streaming(&path).await;
@@ -88,14 +95,7 @@ async fn the_leader_leaves_and_the_others_finish() {
 
 #[tokio::test]
 async fn everyone_leaves_and_the_blob_is_cached_all_the_same() {
-    let fake = FakeRegistry::start().await;
-    let image = Image::layers(4, &[LARGE]);
-    fake.push("library/app", "v1", &image);
-    let layer = image.layer_blobs().remove(0);
-    let gate = Gate::new();
-    fake.fault(Match::blob(&layer.digest), Times::Once, Fault::hold_after(&gate, 100_000));
-    let house = House::over(&fake).await;
-    let path = format!("/v2/library/app/blobs/{}", layer.digest);
+    let Held { fake, house, layer, path, gate } = held_after(100_000).await;
     let mut only = house.client().get_streaming(&path).await;
     only.read(1_000).await;
     drop(only);

@@ -427,6 +427,30 @@ fn capture() -> (impl Sized, Arc<std::sync::Mutex<Vec<u8>>>) {
 }
 
 #[tokio::test]
+async fn a_challenge_that_leads_nowhere_is_not_held_on_to() {
+    let registry = with_tokens().await;
+    let challenge = Some("Bearer realm=\"nonsense\"".to_owned());
+    registry.set(|behaviour| behaviour.auth = Auth::Bearer(Bearer { challenge, ..Bearer::default() }));
+    let rig = Plan::at(&registry).rig();
+    assert!(rig.manifest("app", "1").await.is_err());
+    registry.set(|behaviour| behaviour.auth = Auth::bearer());
+    rig.manifest("app", "1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_service_may_move() {
+    let registry = with_tokens().await;
+    let (old, new) = (TokenServer::start().await, TokenServer::start().await);
+    registry.use_token_server(&old);
+    let rig = Plan::at(&registry).rig();
+    rig.manifest("app", "1").await.unwrap();
+    old.stop().await;
+    registry.use_token_server(&new);
+    assert!(matches!(rig.manifest("other", "1").await, Err(Error::Unreachable { .. })));
+    rig.manifest("other", "1").await.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_secret_is_logged() {
     let registry = with_tokens().await;
     let cdn = registry.start_cdn().await;

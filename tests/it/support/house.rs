@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::client::Client;
-use super::eventually::within;
+use super::eventually::{eventually_eq, within};
 use super::registry::FakeRegistry;
 
 /// A running mirror. Dropping it lets it go with the test's runtime; [`House::stop`] ends it in order.
@@ -103,6 +103,12 @@ impl House {
         line.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
+    /// Waits until no blob is being fetched any more: what came whole is cached, and known to be its
+    /// repository's.
+    pub async fn settled(&self) {
+        eventually_eq(0.0, || self.metric("tidelock_flights")).await;
+    }
+
     /// Asks it to stop without waiting for the end.
     pub fn begin_stop(&self) {
         self.stop.notify_one();
@@ -126,10 +132,54 @@ impl House {
 
     /// Stops in order and starts again on the same cache, with the configuration adjusted.
     pub async fn restart(self, adjust: impl FnOnce(&mut Config)) -> House {
-        let (mut config, folder) = (self.config.clone(), Arc::clone(&self.folder));
-        adjust(&mut config);
+        let left = self.left();
         self.stop().await;
-        House::open(config, folder).await
+        left.open(adjust).await
+    }
+
+    /// What is there to go on with when it has ended, in whatever way.
+    pub fn left(&self) -> Left {
+        Left { config: self.config.clone(), folder: Arc::clone(&self.folder) }
+    }
+}
+
+/// What a house leaves behind: its configuration and its cache.
+pub struct Left {
+    config: Config,
+    folder: Arc<TempDir>,
+}
+
+impl Left {
+    /// The cache directory.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts again on the same cache, with the configuration adjusted.
+    pub async fn open(mut self, adjust: impl FnOnce(&mut Config)) -> House {
+        adjust(&mut self.config);
+        House::open(self.config, self.folder).await
+    }
+}
+
+/// A runtime that a house can be killed with: what ends with the process ends with it.
+pub struct Process(tokio::runtime::Runtime);
+
+impl Process {
+    pub fn new() -> Process {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Process(builder.worker_threads(2).enable_all().build().unwrap())
+    }
+
+    /// A house that lives in it.
+    pub async fn house(&self, house: impl Future<Output = House> + Send + 'static) -> House {
+        self.0.spawn(house).await.unwrap()
+    }
+
+    /// Ends every task where it stands.
+    pub async fn kill(self) {
+        let killed = tokio::task::spawn_blocking(move || self.0.shutdown_timeout(Duration::from_secs(10)));
+        within("the process to end", killed).await.unwrap();
     }
 }
 
