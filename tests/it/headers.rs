@@ -288,7 +288,6 @@ async fn nothing_is_encoded() {
     {
         let reply = asking.get(&path).await;
         assert_common(&reply, &path);
-        assert!(!reply.header("vary").contains("encoding"));
     }
     for request in fake.requests() {
         assert!(["", "identity"].contains(&request.header("accept-encoding")), "{}", request.path);
