@@ -8,6 +8,7 @@ use crate::flight::{self, Follower, HOLD_BACK, Order, Role};
 use crate::oci::{Digest, Repository};
 use crate::routing::Target;
 use crate::scheduler::Errand;
+use crate::upstream;
 
 /// What came of joining a flight.
 enum Boarded {
@@ -15,7 +16,8 @@ enum Boarded {
     Coming(BlobAnswer),
     /// There is no room to keep it.
     NoRoom,
-    /// It was being fetched through another repository, and that failed.
+    /// It was being fetched through another repository, or with a size that somebody had made up, and that
+    /// failed: it says nothing about this request.
     Elsewhere,
 }
 
@@ -123,7 +125,9 @@ impl Inner {
         source: &Repository,
         error: flight::Error,
     ) -> Result<Boarded, Error> {
-        if *source != target.repository {
+        let is_odd = matches!(error, flight::Error::Upstream(upstream::Error::BadAnswer { .. }));
+        let is_misled = is_odd && self.sizes.remove(&(target.repository.clone(), *digest)).is_some();
+        if is_misled || *source != target.repository {
             return Ok(Boarded::Elsewhere);
         }
         self.note_absence(target, Subject::Blob(*digest), Err(error.into())).await

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 
-use super::manifest::{Document, type_of};
+use super::document::{Document, bare_type};
 use super::{Error, Inner, Served, Subject};
 use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
 use crate::lifecycle::now;
@@ -171,16 +171,16 @@ impl Inner {
         else {
             return self.fetch_by_tag(target, tag).await;
         };
+        let media_type = bare_type(&media_type).to_owned();
         let old = self.store.name(&target.repository, &Name::Tag(tag.clone()));
         if old.is_some_and(|old| old.digest != digest) {
             let fetched = self.by_digest(target, &digest).await;
             fetched.map_err(|error| if error.is_absence() { no_manifest(target) } else { error })?;
         } else {
-            let media_type = type_of(Some(media_type.clone()), &[]);
-            let link = Link { size, is_manifest: true, media_type };
+            let link = Link { size, is_manifest: true, media_type: media_type.clone() };
             self.remember_link(target, &digest, link).await;
         }
-        Ok(stamp(digest, size, type_of(Some(media_type), &[])))
+        Ok(stamp(digest, size, media_type))
     }
 
     /// For upstreams that know no HEAD, or whose HEAD does not tell the digest: a counted GET, and the digest
@@ -190,11 +190,9 @@ impl Inner {
         let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let document = client.manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
         let digest = Digest::of(Algorithm::Sha256, &document.bytes);
-        let media_type = type_of(document.media_type, &document.bytes);
-        let size = document.bytes.len() as u64;
-        let document = Document { bytes: document.bytes, media_type: media_type.clone() };
+        let document = Document::of(document.bytes, document.media_type.as_deref());
         self.keep(target, &digest, &document).await;
-        Ok(stamp(digest, size, media_type))
+        Ok(stamp(digest, document.size(), document.media_type))
     }
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use super::check::Named;
+use super::document::Document;
 use super::{Error, Inner, ManifestAnswer, Mirror, Served, Subject};
 use crate::flight::Role;
 use crate::oci::{Accept, Digest, Manifest, Reference, Repository, Tag};
@@ -18,13 +19,6 @@ use crate::store::{Link, Name};
 pub(super) struct Fetched {
     source: Repository,
     outcome: Result<Document, Error>,
-}
-
-/// A manifest whose digest is proven.
-#[derive(Debug, Clone)]
-pub(super) struct Document {
-    pub(super) bytes: Bytes,
-    pub(super) media_type: String,
 }
 
 /// Layers of one image that are fetched ahead at once.
@@ -151,8 +145,7 @@ impl Inner {
         };
         // Only now: the digest of a layer may be asked for as a manifest, and nobody reads that into memory (I7).
         let Some(bytes) = self.store.document(digest).await else { return Ok(None) };
-        let media_type = type_of(Some(link.media_type), &bytes);
-        Ok(Some(answer(*digest, Document { bytes, media_type }, served)))
+        Ok(Some(answer(*digest, Document::of(bytes, Some(&link.media_type)), served)))
     }
 
     async fn fetch(self: Arc<Self>, target: Target, digest: Digest) -> Fetched {
@@ -168,7 +161,7 @@ impl Inner {
             && let Some(bytes) = self.store.document(digest).await
         {
             // Whoever began this looked before an earlier fetch had left its document.
-            return Ok(Document { media_type: type_of(Some(link.media_type), &bytes), bytes });
+            return Ok(Document::of(bytes, Some(&link.media_type)));
         }
         let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let client = &self.upstream(target).client;
@@ -181,8 +174,7 @@ impl Inner {
             tracing::warn!(%digest, repository = %target.repository, "the upstream sent a wrong manifest");
             return Err(Error::Mismatch { registry });
         }
-        let media_type = type_of(document.media_type, &document.bytes);
-        let document = Document { bytes: document.bytes, media_type };
+        let document = Document::of(document.bytes, document.media_type.as_deref());
         self.keep(target, digest, &document).await;
         Ok(document)
     }
@@ -190,7 +182,7 @@ impl Inner {
     /// Keeps a proven manifest, that this repository contains it, and how large its blobs should be. When that
     /// fails the client is served all the same.
     pub(super) async fn keep(&self, target: &Target, digest: &Digest, document: &Document) {
-        let size = document.bytes.len() as u64;
+        let size = document.size();
         let media_type = document.media_type.clone();
         let link = Link { size, is_manifest: true, media_type };
         let blobs = Manifest::parse(&document.bytes).unwrap_or_default().blobs;
@@ -232,21 +224,7 @@ impl Inner {
 }
 
 fn answer(digest: Digest, document: Document, served: Served) -> ManifestAnswer {
+    let size = document.size();
     let Document { bytes, media_type } = document;
-    ManifestAnswer { digest, media_type, size: bytes.len() as u64, bytes: Some(bytes), served, age: None }
-}
-
-/// A media type without its parameters.
-pub(super) fn bare_type(sent: &str) -> &str {
-    sent.split(';').next().unwrap_or_default().trim()
-}
-
-/// The upstream's word without parameters; else what the document states of itself.
-pub(super) fn type_of(sent: Option<String>, bytes: &[u8]) -> String {
-    let sent = sent.as_deref().map(bare_type).unwrap_or_default();
-    if sent.is_empty() {
-        Manifest::parse(bytes).unwrap_or_default().stated_type().to_owned()
-    } else {
-        sent.to_owned()
-    }
+    ManifestAnswer { digest, media_type, size, bytes: Some(bytes), served, age: None }
 }

@@ -10,6 +10,7 @@
 
 mod blob;
 mod check;
+mod document;
 mod error;
 mod lists;
 mod manifest;
@@ -83,6 +84,8 @@ struct NegativeTtl;
 const MOST_ABSENT: u64 = 10_000;
 /// Sizes of blobs that are remembered at once: those of a few thousand images.
 const MOST_SIZES: u64 = 50_000;
+/// Blobs follow their manifest within moments. A wrong size, which anybody can write, does no harm for longer.
+const SIZES_LIVE: Duration = Duration::from_secs(300);
 
 impl Mirror {
     /// A mirror of the upstreams of `config`, keeping what it fetches in `store`.
@@ -113,7 +116,7 @@ impl Mirror {
             checks: Calls::new("check a name", life),
             proofs: Calls::new("prove a link", life),
             absent: absent.build(),
-            sizes: moka::sync::Cache::new(MOST_SIZES),
+            sizes: moka::sync::Cache::builder().max_capacity(MOST_SIZES).time_to_live(SIZES_LIVE).build(),
             life: life.clone(),
         })))
     }
@@ -173,7 +176,7 @@ impl Inner {
             client.head_blob(&lease, name, digest).await?
         };
         let mentioned = || self.sizes.get(&(target.repository.clone(), *digest));
-        let media_type = found.media_type.as_deref().filter(|_| is_manifest).map(manifest::bare_type);
+        let media_type = found.media_type.as_deref().filter(|_| is_manifest).map(document::bare_type);
         let media_type = media_type.unwrap_or_default().to_owned();
         let link = Link { size: found.size.or_else(mentioned).unwrap_or(0), is_manifest, media_type };
         self.remember_link(target, digest, link.clone()).await;

@@ -194,6 +194,37 @@ async fn to_mention_a_digest_is_not_to_have_it() {
     }
 }
 
+/// Eight repositories, one digest, one moment: what goes wrong for the others is theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trouble_of_others_is_not_ours() {
+    let (fake, blob, gate) = (FakeRegistry::start().await, Blob::random(1, LARGE), Gate::new());
+    let names: Vec<String> = (0..8).map(|n| format!("acme/app{n}")).collect();
+    for name in &names {
+        fake.put_blob(name, &blob);
+    }
+    fake.fault(Match::blobs(), Times::Once, Fault::hold_head(&gate));
+    for name in &names[..7] {
+        fake.fault(Match::blobs().and_path(&format!("/{name}/")), Times::Always, Fault::status(500));
+    }
+    let house = House::over(&fake).await;
+    let asking = futures_util::future::join_all(names.iter().map(|name| {
+        let (client, path) = (house.client(), format!("/v2/{name}/blobs/{}", blob.digest));
+        async move { client.get(&path).await }
+    }));
+    let open = async {
+        gate.waiting(1).await;
+        eventually(|| async { fake.count("HEAD", "/blobs/") == 7 }).await;
+        gate.open();
+    };
+    let (replies, ()) = tokio::join!(asking, open);
+    for (name, reply) in names.iter().zip(&replies[..7]) {
+        // Whoever came when the last had succeeded is served; nobody hears of a fault in the mirror.
+        let is_served = reply.status == 200 && !reply.truncated && reply.body == blob.bytes;
+        assert!(is_served || (reply.status, reply.error_code().as_str()) == (502, "UNAVAILABLE"), "{name}");
+    }
+    assert_eq!((replies[7].status, replies[7].whole()), (200, blob.bytes.clone()));
+}
+
 #[tokio::test]
 async fn only_what_the_operator_allows() {
     let fake = FakeRegistry::start().await;

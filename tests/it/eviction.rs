@@ -187,3 +187,24 @@ async fn what_is_being_read_is_not_evicted() {
     assert!(!holds(&house, &first));
     counts_what_is_there(&house).await;
 }
+
+#[tokio::test]
+async fn a_disk_that_fails_costs_the_cache_and_not_the_pull() {
+    let (fake, image) = (FakeRegistry::start().await, Image::multi_platform(1, &[LARGE, 1_000, 0]));
+    fake.push("library/app", "v1", &image);
+    for folder in ["ingest", "blobs/sha256"] {
+        let house = House::over(&fake).await;
+        let (folder, aside) = (house.folder().join(folder), house.folder().join("aside"));
+        std::fs::rename(&folder, &aside).unwrap();
+        for _ in 0..2 {
+            assert!(house.client().pull("library/app", "v1").await.unwrap().is(&image), "{folder:?}");
+            eventually_eq(0.0, || house.metric("tidelock_flights")).await;
+        }
+        assert_eq!(house.blobs(), []);
+        std::fs::rename(&aside, &folder).unwrap();
+        assert!(house.client().pull("library/app", "v1").await.unwrap().is(&image), "{folder:?}");
+        eventually_eq(0.0, || house.metric("tidelock_flights")).await;
+        assert_eq!(house.blobs().len(), image.blobs.len() + image.manifests.len(), "{folder:?}");
+        counts_what_is_there(&house).await;
+    }
+}

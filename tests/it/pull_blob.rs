@@ -8,7 +8,7 @@ use crate::support::eventually::eventually_eq;
 use crate::support::faults::{Fault, Match, Times};
 use crate::support::gate::Gate;
 use crate::support::house::{House, upstream};
-use crate::support::images::{Blob, Image};
+use crate::support::images::{Blob, Image, OCI_MANIFEST};
 use crate::support::log::Record;
 use crate::support::registry::FakeRegistry;
 
@@ -162,4 +162,31 @@ async fn a_head_while_it_is_fetched_costs_one_free_head_at_most() {
     assert_eq!(client.read_to_end().await, (blob.bytes.clone(), None));
     assert_eq!(gets(&fake, &blob).len(), 1);
     assert!(fake.count("HEAD", "/blobs/") <= 1, "{:?}", fake.log().summary());
+}
+
+/// Anybody who may push to a repository can write any size into a manifest.
+#[tokio::test]
+async fn what_a_manifest_says_of_a_size_is_only_a_hint() {
+    for (told, has_length) in [(5, true), (2 * LARGE, true), (5, false), (2 * LARGE, false)] {
+        let (fake, image) = (FakeRegistry::start().await, Image::layers(1, &[LARGE]));
+        fake.push("library/app", "v1", &image);
+        let layer = image.layer_blobs().remove(0);
+        let text = String::from_utf8(image.top.bytes.to_vec()).unwrap();
+        let wrong = text.replace(&format!("\"size\":{LARGE}"), &format!("\"size\":{told}"));
+        assert_ne!(wrong, text);
+        fake.put_manifest("library/app", &Blob::new(wrong.clone(), OCI_MANIFEST));
+        fake.set(|behaviour| behaviour.quirks.no_length = !has_length);
+        let house = House::over(&fake).await;
+        let wrong = Blob::new(wrong, OCI_MANIFEST);
+        assert_eq!(house.client().manifest("library/app", &wrong.digest).await.unwrap(), wrong);
+        if has_length {
+            assert_eq!(house.client().blob("library/app", &layer.digest).await.unwrap(), layer.bytes);
+        } else {
+            // It takes one failure to find out.
+            let reply = house.client().get(&path(&layer)).await;
+            assert!(reply.truncated || reply.status == 502 || reply.body == layer.bytes, "{}", reply.status);
+            eventually_eq(0.0, || house.metric("tidelock_flights")).await;
+        }
+        assert!(house.client().pull("library/app", "v1").await.unwrap().is(&image), "{told} {has_length}");
+    }
 }

@@ -288,3 +288,28 @@ async fn what_is_in_no_repository_is_not_found_in_all_of_them() {
         assert_eq!((reply.status, reply.error_code().as_str()), (404, "MANIFEST_UNKNOWN"));
     }
 }
+
+/// Many repositories ask for one digest at the same moment and all of them have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_many_repositories_is_one_pull() {
+    let fake = FakeRegistry::start().await;
+    let image = Image::layers(16, &[10]);
+    for n in 0..8 {
+        fake.push(&format!("library/app{n}"), "v1", &image);
+    }
+    let gate = Gate::new();
+    fake.fault(Match::manifests().method("GET"), Times::Once, Fault::hold_head(&gate));
+    let house = House::over(&fake).await;
+    let pulls = join_all((0..8).map(|n| {
+        let client = house.client();
+        async move { client.manifest(&format!("library/app{n}"), "v1").await.unwrap() }
+    }));
+    let open = async {
+        gate.waiting(1).await;
+        eventually(|| async { fake.count("HEAD", "/manifests/v1") == 8 }).await;
+        gate.open();
+    };
+    let (pulled, ()) = tokio::join!(pulls, open);
+    assert!(pulled.iter().all(|manifest| *manifest == image.top));
+    assert_eq!(fake.counted(), 1, "{:?}", fake.log().summary());
+}
