@@ -193,7 +193,7 @@ async fn cache_status_of_a_blob() {
     let late = house.client().get_streaming(&blob_path(layer)).await;
     assert_eq!((leader.header("cache-status"), late.header("cache-status")), (MISS, JOINED));
     gate.open();
-    eventually_eq(1.0, || house.metric("tidelock_cache_blobs")).await;
+    house.settled().await;
     // Whoever comes before the flight has ended joins it.
     eventually_eq(0.0, || house.metric("tidelock_flights")).await;
     assert_eq!(house.client().get(&blob_path(layer)).await.header("cache-status"), HIT);
@@ -288,7 +288,6 @@ async fn nothing_is_encoded() {
     {
         let reply = asking.get(&path).await;
         assert_common(&reply, &path);
-        assert!(!reply.header("vary").contains("encoding"));
     }
     for request in fake.requests() {
         assert!(["", "identity"].contains(&request.header("accept-encoding")), "{}", request.path);

@@ -71,6 +71,7 @@ async fn assert_counts(
     let before = series(house).await;
     let reply = client.request(method.clone(), path, &[]).await;
     let after = counted(house, &before, 1).await;
+    house.settled().await;
     let (upstream, kind, outcome) = expected;
     let want = BTreeMap::from([(request_series(upstream, kind, outcome), 1.0)]);
     assert_eq!(moved(&before, &after, &[REQUESTS]), want, "{method} {path}: {}", reply.status);
@@ -256,7 +257,7 @@ async fn who_comes_late_has_joined() {
     ]);
     let names = [REQUESTS, "tidelock_sent_bytes_total", "tidelock_fetched_bytes_total"];
     assert_eq!(moved(&before, &after, &names), expected);
-    eventually_eq(0.0, || house.metric("tidelock_flights")).await;
+    house.settled().await;
     assert_eq!(house.metric("tidelock_flight_followers").await, 0.0);
 }
 
@@ -265,6 +266,7 @@ async fn bytes_of(house: &House, client: &Client, method: Method, path: &str) ->
     let before = series(house).await;
     client.request(method, path, &[]).await;
     let after = counted(house, &before, 1).await;
+    house.settled().await;
     let change = |name| sum(&after, name) - sum(&before, name);
     (change("tidelock_sent_bytes_total"), change("tidelock_fetched_bytes_total"))
 }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::client::Client;
-use super::eventually::within;
+use super::eventually::{eventually_eq, within};
 use super::registry::FakeRegistry;
 
 /// A running mirror. Dropping it lets it go with the test's runtime; [`House::stop`] ends it in order.
@@ -101,6 +101,12 @@ impl House {
         let line =
             text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
         line.map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+
+    /// Waits until no blob is being fetched any more: what came whole is cached, and known to be its
+    /// repository's.
+    pub async fn settled(&self) {
+        eventually_eq(0.0, || self.metric("tidelock_flights")).await;
     }
 
     /// Asks it to stop without waiting for the end.
