@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use http::StatusCode;
-use http::header::{CONTENT_RANGE, CONTENT_TYPE};
+use http::header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE};
 use rand::RngExt;
 
 use super::error::Error;
@@ -18,8 +18,10 @@ pub(super) fn body(answer: BlobAnswer, digest: &Digest, ranges: Option<Ranges>) 
     let BlobAnswer { size, content, served } = answer;
     let head = response::blob(digest, size, served);
     let Some(content) = content else { return Ok(head) };
-    // What passes through unkept comes once and in order; ignoring a Range is always allowed.
-    let ranges = ranges.filter(|_| content.is_seekable());
+    if !content.is_seekable() {
+        // What passes through unkept comes once and in order; ignoring a Range is always allowed.
+        return Ok(head.without(&ACCEPT_RANGES).stream(content.read_all(size), size));
+    }
     match ranges.map_or(Selection::Whole, |ranges| ranges.select(size)) {
         Selection::Whole => Ok(head.stream(content.read_all(size), size)),
         Selection::Parts(parts) if parts.len() == 1 => Ok(one_part(head, &content, parts[0], size)),

@@ -55,6 +55,11 @@ impl Answer {
         self
     }
 
+    pub(super) fn without(mut self, name: &HeaderName) -> Answer {
+        self.headers.remove(name);
+        self
+    }
+
     fn caching(mut self, value: HeaderValue) -> Answer {
         self.headers.insert(CACHE_CONTROL, value);
         self
@@ -168,6 +173,7 @@ pub(super) fn filtered(answer: Answer) -> Answer {
 pub(super) fn error(told: &Told) -> Answer {
     let answer = Answer::new(told.status)
         .with(CONTENT_TYPE, "application/json")
+        .with(CACHE_STATUS, format!("tidelock; detail={}", told.reason))
         .caching(NEVER)
         .body(error_body(told.code, &told.text));
     let answer = match told.retry_after {

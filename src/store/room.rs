@@ -30,8 +30,8 @@ impl Inner {
         }
     }
 
-    /// Takes out at least one blob or leftover, and as many as make room for `wanted` bytes, unless there is
-    /// room by now.
+    /// Takes out a leftover, or as many blobs as make room for `wanted` bytes, unless there is room by now. Where
+    /// they would not make enough, nothing goes.
     async fn evict(&self, wanted: u64) -> Result<(), Error> {
         let limit = self.space.limit();
         let no_room = Error::NoRoom { wanted, limit };
@@ -57,11 +57,11 @@ impl Inner {
         if self.drop_leftovers(oldest) {
             return Ok(());
         }
-        if victims.is_empty() {
+        if victims.iter().map(|(_, entry, _)| entry.size).sum::<u64>() < missing {
+            // All that may go would go in vain.
             return Err(no_room);
         }
-        self.take_out(victims).await?;
-        Ok(())
+        self.take_out(victims).await
     }
 
     /// The index forgets them first: a crash in between leaves files that the next start finds. Their claims

@@ -162,6 +162,18 @@ async fn what_can_never_fit_is_refused_and_evicts_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_goes_in_vain() {
+    let house = House::new(3000);
+    let (store, life) = house.start();
+    let (idle, read) = (keep(&store, 1, 1000).await, keep(&store, 2, 1000).await);
+    let reading = store.open_blob(&read).await.unwrap();
+    assert!(matches!(store.partial(blob(9, 1).0, Some(2500)).await, Err(Error::NoRoom { .. })));
+    assert!(store.size(&idle).await.is_some(), "it would not have been enough");
+    drop(reading);
+    end(store, life).await;
+}
+
+#[tokio::test]
 async fn a_kill_between_name_and_index_loses_nothing() {
     let house = House::new(1 << 20);
     let (store, life) = house.start();

@@ -69,8 +69,10 @@ impl UpstreamMetrics {
         let registry = upstream.registry.as_str();
         for account in accounts(upstream) {
             for (purpose, method) in Purpose::USUAL {
-                let labels = [registry, account.as_str(), purpose.as_str(), method.as_str(), "2xx"];
-                self.requests.with_label_values(&labels);
+                for status in ["2xx", "4xx", "5xx", "error"] {
+                    let labels = [registry, account.as_str(), purpose.as_str(), method.as_str(), status];
+                    self.requests.with_label_values(&labels);
+                }
             }
         }
         for (purpose, _) in Purpose::USUAL {

@@ -373,6 +373,7 @@ fn assert_error(reply: &Reply, status: u16, code: &str, what: &str) {
     assert_common(reply, what);
     assert_eq!(reply.status, status, "{what}: {}", reply.text());
     assert_eq!(reply.header("content-type"), "application/json", "{what}");
+    assert!(reply.header("cache-status").starts_with("tidelock; detail="), "{what}");
     assert_eq!(reply.header("cache-control"), "no-store", "{what}");
     if reply.body.is_empty() {
         assert_ne!(reply.header("content-length"), "0", "{what}");

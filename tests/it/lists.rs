@@ -435,3 +435,15 @@ async fn the_catalog_outlives_a_restart_and_a_registry() {
         .await;
     assert!(repositories(&house.client().get("/v2/_catalog").await).is_empty(), "nobody could pull it");
 }
+
+#[tokio::test]
+async fn a_made_up_subject_leaves_no_trace() {
+    let fake = FakeRegistry::start().await;
+    fake.push("library/app", "v1", &Image::layers(1, &[10]));
+    let house = House::over(&fake).await;
+    let made_up = Blob::random(77, 7).digest;
+    let reply = house.client().get(&format!("/v2/library/app/referrers/{made_up}")).await;
+    assert_eq!(reply.status, 200);
+    let catalog = house.client().get("/v2/_catalog").await.json();
+    assert_eq!(catalog["repositories"].as_array().map(Vec::len), Some(0), "no row in the index");
+}
