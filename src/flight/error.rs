@@ -18,6 +18,9 @@ pub enum Error {
         /// Who sent them.
         registry: String,
     },
+    /// It is here by now, through another repository: that is no proof for this one (I5).
+    #[error("it is cached, but this repository was not seen to contain it")]
+    Unproven,
     /// The task that did it ended without a word.
     #[error("the fetch was given up inside the mirror")]
     Abandoned,

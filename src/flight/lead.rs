@@ -17,7 +17,9 @@ impl Seat {
     async fn fetch(&self, order: &Order) -> Result<(), Error> {
         // Whoever began this flight looked before an earlier one had left its blob.
         if let Some(blob) = self.inner.store.open_blob(&order.digest).await {
-            self.may_see(order, blob.size()).await?;
+            if self.inner.store.link(&order.repository, &order.digest).is_none() {
+                return Err(Error::Unproven);
+            }
             let (file, total) = (std::sync::Arc::clone(blob.file()), blob.size());
             self.state.send_replace(State::Proven { file, total });
             return Ok(());
@@ -44,21 +46,6 @@ impl Seat {
         drop(transfer);
         self.state.send_replace(State::Proven { file: std::sync::Arc::clone(partial.file()), total });
         self.keep(order, partial, total).await;
-        Ok(())
-    }
-
-    /// The earlier flight may have been another repository's: then ours must contain the blob too (I5).
-    async fn may_see(&self, order: &Order, size: u64) -> Result<(), Error> {
-        let store = &self.inner.store;
-        if store.link(&order.repository, &order.digest).is_some() {
-            return Ok(());
-        }
-        let lease = self.inner.scheduler.lease(order.upstream, Errand::Question).await?;
-        order.client.head_blob(&lease, &order.repository.name, &order.digest).await?;
-        let link = Link { size, is_manifest: false, media_type: String::new() };
-        if let Err(error) = store.add_link(&order.repository, order.digest, link).await {
-            tracing::warn!(digest = %order.digest, %error, "a proof could not be kept");
-        }
         Ok(())
     }
 
@@ -92,55 +79,6 @@ impl Seat {
         let kept = linked.and(promoted);
         if let Err(error) = kept {
             tracing::warn!(digest = %order.digest, %error, "a fetched blob could not be kept");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::config::{Config, UpstreamId};
-    use crate::flight::{Flights, Role};
-    use crate::lifecycle::Lifecycle;
-    use crate::oci::{Algorithm, Digest};
-    use crate::scheduler::Scheduler;
-    use crate::store::Store;
-    use crate::telemetry::Metrics;
-    use crate::upstream::{Client, UpstreamMetrics};
-
-    #[tokio::test]
-    async fn what_another_repository_left_is_not_at_hand() {
-        let (folder, life, metrics) =
-            (tempfile::tempdir().unwrap(), Lifecycle::default(), Metrics::default());
-        let mut config = Config::default();
-        config.cache.dir = folder.path().to_owned();
-        // Nobody listens there.
-        config.upstreams[0].endpoints = vec!["http://127.0.0.1:1".parse().unwrap()];
-        let store = Store::open(&config.cache, &life, &metrics).unwrap();
-        let scheduler = Arc::new(Scheduler::new(&config, &metrics));
-        let flights = Flights::new(&config, &store, &scheduler, &life, &metrics);
-        let (upstream, counts) = (UpstreamId::new(0), UpstreamMetrics::new(&metrics, &config));
-        let client = Arc::new(Client::new(upstream, &config.upstreams[0], counts, &life).unwrap());
-        let digest = Digest::of(Algorithm::Sha256, b"private");
-        store.put_document(digest, "private".into()).await.unwrap();
-        let link = Link { size: 7, is_manifest: false, media_type: String::new() };
-        store.add_link(&"docker.io/own/app".parse().unwrap(), digest, link).await.unwrap();
-        for (repository, comes) in [("docker.io/own/app", true), ("docker.io/other/app", false)] {
-            let (client, repository) = (Arc::clone(&client), repository.parse().unwrap());
-            let order = Order { upstream, client, repository, digest, size: None };
-            let (mut follower, _, role) = flights.join(order);
-            assert_eq!((role, follower.proven().await.is_ok()), (Role::Lead, comes));
-            landed(&flights).await;
-        }
-        life.stop();
-        life.wait().await;
-    }
-
-    async fn landed(flights: &Flights) {
-        while flights.count() > 0 {
-            tokio::task::yield_now().await;
         }
     }
 }

@@ -16,8 +16,8 @@ enum Boarded {
     Coming(BlobAnswer),
     /// There is no room to keep it.
     NoRoom,
-    /// It was being fetched through another repository, or with a size that somebody had made up, and that
-    /// failed: it says nothing about this request.
+    /// It was fetched through another repository, or with a size that somebody had made up: whatever came of
+    /// that says nothing about this request.
     Elsewhere,
 }
 
@@ -30,11 +30,11 @@ impl Mirror {
     /// # Errors
     /// [`Error`]; nothing was promised to the client by then.
     pub async fn blob(&self, target: &Target, digest: &Digest) -> Result<BlobAnswer, Error> {
-        if let Some(answer) = self.0.cached_blob(target, digest).await? {
-            return Ok(answer);
-        }
-        self.0.may_ask(target, &Subject::Blob(*digest)).await?;
         for _ in 0..MOST_TRIES {
+            if let Some(answer) = self.0.cached_blob(target, digest).await? {
+                return Ok(answer);
+            }
+            self.0.may_ask(target, &Subject::Blob(*digest)).await?;
             self.0.may_board(target, digest).await?;
             match self.0.board(target, digest).await? {
                 Boarded::Coming(answer) => return Ok(answer),
@@ -114,6 +114,8 @@ impl Inner {
                 tracing::warn!(%digest, %error, "a blob cannot be kept; it passes through uncached");
                 Ok(Boarded::NoRoom)
             }
+            // Another repository's flight left it just now: the next look into the store finds it (I5).
+            Err(flight::Error::Unproven) => Ok(Boarded::Elsewhere),
             Err(error) => self.failed(target, digest, &source, error).await,
         }
     }
@@ -162,4 +164,40 @@ impl Inner {
 async fn coming(follower: &mut Follower) -> Result<u64, flight::Error> {
     let size = follower.total().await?;
     if size <= HOLD_BACK { follower.proven().await } else { Ok(size) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, UpstreamId};
+    use crate::lifecycle::Lifecycle;
+    use crate::oci::Algorithm;
+    use crate::store::{Link, Store};
+    use crate::telemetry::Metrics;
+
+    /// Between the look into the store and the flight, another repository's flight came and went.
+    #[tokio::test]
+    async fn what_another_repository_left_sends_us_back_to_the_store() {
+        let (folder, life, metrics) =
+            (tempfile::tempdir().unwrap(), Lifecycle::default(), Metrics::default());
+        let mut config = Config::default();
+        config.cache.dir = folder.path().to_owned();
+        config.cache.min_free = crate::config::ByteSize(0);
+        // Nobody listens there.
+        config.upstreams[0].endpoints = vec!["http://127.0.0.1:1".parse().unwrap()];
+        let store = Store::open(&config.cache, &life, &metrics).unwrap();
+        let mirror = Mirror::new(&config, &store, &life, &metrics).unwrap();
+        let digest = Digest::of(Algorithm::Sha256, b"private");
+        store.put_document(digest, "private".into()).await.unwrap();
+        let target =
+            Target { upstream: UpstreamId::new(0), repository: "docker.io/other/app".parse().unwrap() };
+        assert!(matches!(mirror.0.board(&target, &digest).await, Ok(Boarded::Elsewhere)));
+        let refused = mirror.blob(&target, &digest).await.unwrap_err();
+        assert!(matches!(refused, Error::Upstream(upstream::Error::Unreachable { .. })), "{refused}");
+        let link = Link { size: 7, is_manifest: false, media_type: String::new() };
+        store.add_link(&target.repository, digest, link).await.unwrap();
+        assert!(matches!(mirror.0.board(&target, &digest).await, Ok(Boarded::Coming(_))));
+        life.stop();
+        life.wait().await;
+    }
 }

@@ -59,7 +59,9 @@ impl From<flight::Error> for Error {
             flight::Error::Upstream(error) => Error::Upstream(error),
             flight::Error::Refused(refused) => Error::Refused(refused),
             flight::Error::Mismatch { registry } => Error::Mismatch { registry },
-            flight::Error::Store(_) | flight::Error::Abandoned => Error::Internal(error.to_string()),
+            flight::Error::Store(_) | flight::Error::Unproven | flight::Error::Abandoned => {
+                Error::Internal(error.to_string())
+            }
         }
     }
 }
