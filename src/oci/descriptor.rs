@@ -1,15 +1,11 @@
-use serde::{Deserialize, Serialize};
-
 use super::Digest;
 
 /// What one document says of another: its digest, size and type (image-spec descriptor.md).
 ///
 /// Only the fields that a mirror needs; the others live on in the original bytes, which are never rewritten.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
     /// The media type, as written; empty where a lax producer left it out.
-    #[serde(default)]
     pub media_type: String,
     /// The digest.
     pub digest: Digest,

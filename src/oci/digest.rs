@@ -1,7 +1,6 @@
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use super::Malformed;
@@ -22,8 +21,7 @@ pub enum Algorithm {
 ///
 /// Holds the raw bytes, so two equal digests are equal whatever text they came from; hex in upper case is
 /// refused, as the spec demands for the registered algorithms.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
     // The first `algorithm.len()` bytes count, the rest is zero.
@@ -163,20 +161,6 @@ impl FromStr for Digest {
             Some(("sha512", hex)) => Digest::from_hex(Algorithm::Sha512, hex),
             _ => Err(Malformed::new(text, "a digest: sha256:<64 hex digits> or sha512:<128 hex digits>")),
         }
-    }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = Malformed;
-
-    fn try_from(text: String) -> Result<Self, Malformed> {
-        text.parse()
-    }
-}
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> String {
-        digest.to_string()
     }
 }
 

@@ -1,7 +1,7 @@
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// Where modules register their metrics. Names get the prefix `tidelock_`. Cheap to clone.
@@ -32,16 +32,6 @@ impl Metrics {
     /// A gauge of whole numbers with labels.
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.add(IntGaugeVec::new(opts(name, help), labels))
-    }
-
-    /// A gauge of seconds or another real quantity without labels.
-    pub fn real_gauge(&self, name: &str, help: &str) -> Gauge {
-        self.add(Gauge::with_opts(opts(name, help)))
-    }
-
-    /// A gauge of seconds or another real quantity with labels.
-    pub fn real_gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-        self.add(GaugeVec::new(opts(name, help), labels))
     }
 
     /// A histogram of seconds, from a millisecond to five minutes.

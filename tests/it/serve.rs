@@ -13,11 +13,11 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, Streaming};
 use crate::support::eventually::{eventually, within};
 use crate::support::faults::{Fault, Match, Times};
 use crate::support::gate::Gate;
-use crate::support::images::{Image, sha256};
+use crate::support::images::{Blob, Image, sha256};
 use crate::support::registry::FakeRegistry;
 
 /// Well over the hold-back, so that bytes flow before the proof.
@@ -336,18 +336,30 @@ async fn by_flags_alone() {
     assert_eq!(running.exit_code().await, Some(0), "Ctrl-C is as good");
 }
 
-#[tokio::test]
-async fn what_is_running_may_finish() {
-    let scene = set_up("").await;
-    let Scene { fake, config, image, .. } = &scene;
-    let layer = image.layer_blobs().remove(0);
+/// A mirror that was told to stop while a client is in the midst of a blob that the gate holds up.
+struct Stopping {
+    running: Running,
+    transfer: Streaming,
+    layer: Blob,
+    gate: Gate,
+}
+
+async fn stopping(scene: &Scene) -> Stopping {
+    let layer = scene.image.layer_blobs().remove(0);
     let gate = Gate::new();
-    fake.fault(Match::blob(&layer.digest), Times::Once, Fault::hold_after(&gate, 100_000));
-    let mut running = start(&["serve", "--config", config]).await;
+    scene.fake.fault(Match::blob(&layer.digest), Times::Once, Fault::hold_after(&gate, 100_000));
+    let running = start(&["serve", "--config", &scene.config]).await;
     let mut transfer = running.client().get_streaming(&format!("/v2/app/blobs/{}", layer.digest)).await;
     transfer.read(1000).await;
     running.signal(Signal::TERM);
     running.log.has("stopping").await;
+    Stopping { running, transfer, layer, gate }
+}
+
+#[tokio::test]
+async fn what_is_running_may_finish() {
+    let scene = set_up("").await;
+    let Stopping { mut running, mut transfer, layer, gate } = stopping(&scene).await;
     let ready = Client::new(&format!("http://{}", running.admin)).get("/readyz").await;
     assert_eq!((ready.status, ready.text().as_str()), (503, "draining\n"));
     assert!(running.client().try_get("/v2/").await.is_err(), "nobody new comes in");
@@ -361,15 +373,7 @@ async fn what_is_running_may_finish() {
 #[tokio::test]
 async fn a_second_signal_cuts_it_short() {
     let scene = set_up("server.drain_timeout = \"1h\"").await;
-    let Scene { fake, config, image, .. } = &scene;
-    let layer = image.layer_blobs().remove(0);
-    let gate = Gate::new();
-    fake.fault(Match::blob(&layer.digest), Times::Once, Fault::hold_after(&gate, 100_000));
-    let mut running = start(&["serve", "--config", config]).await;
-    let mut transfer = running.client().get_streaming(&format!("/v2/app/blobs/{}", layer.digest)).await;
-    transfer.read(1000).await;
-    running.signal(Signal::TERM);
-    running.log.has("stopping").await;
+    let Stopping { mut running, mut transfer, gate: _held, .. } = stopping(&scene).await;
     assert_eq!(running.child.try_wait().unwrap(), None, "it waits for the transfer");
     running.signal(Signal::TERM);
     assert_eq!(running.exit_code().await, Some(0));
