@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use url::Url;
 
 use super::load::Objections;
-use super::{Config, Upstream};
+use super::{Anonymous, Config, Upstream};
 
 /// Everything that does not go together, as key path and message.
 pub(super) fn check(config: &Config) -> Objections {
@@ -126,7 +126,15 @@ fn one_upstream(upstream: &Upstream, i: usize, found: &mut Objections) {
         let message = "has no use with `insecure = true`, which verifies nothing";
         object(found, format!("upstream[{i}].ca"), message);
     }
+    if upstream.anonymous == Anonymous::Never && upstream.accounts.is_empty() {
+        let message = "has no use without an [[upstream.account]]: everything is anonymous then";
+        object(found, format!("upstream[{i}].anonymous"), message);
+    }
     for (j, account) in upstream.accounts.iter().enumerate() {
+        if account.repositories.is_empty() {
+            let message = "must not be empty: the account would be for nothing; [\"**\"] is everything";
+            object(found, format!("upstream[{i}].account[{j}].repositories"), message);
+        }
         let earlier = upstream.accounts[..j].iter().position(|other| other.name == account.name);
         if let Some(earlier) = earlier {
             let message = format!("must stand only once, but upstream[{i}].account[{earlier}] has it too");

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    ByteSize, Cache, Config, Freshness, Glob, Log, LogFormat, Proxy, Schedule, Server, Share, SizeLimit,
-    Upstream,
+    Account, Anonymous, ByteSize, Cache, Config, Credentials, Freshness, Glob, Log, LogFormat, Probe, Proxy,
+    Schedule, Server, Share, SizeLimit, Upstream,
 };
 use crate::oci::RegistryHost;
 
@@ -23,9 +23,13 @@ const REGISTRIES: [(&str, &str); 7] = [
 
 impl Default for Config {
     fn default() -> Self {
-        let upstreams = REGISTRIES.map(|(registry, endpoint)| Upstream {
-            default: registry == "docker.io",
-            ..Upstream::at(host(registry), vec![url(endpoint)])
+        let upstreams = REGISTRIES.map(|(registry, endpoint)| {
+            let hub = registry == "docker.io";
+            Upstream {
+                default: hub,
+                probe: hub.then(hub_probe),
+                ..Upstream::at(host(registry), vec![url(endpoint)])
+            }
         });
         Config {
             offline: false,
@@ -108,7 +112,16 @@ impl Upstream {
             token_hosts: Vec::new(),
             freshness: Freshness::default(),
             accounts: Vec::new(),
+            anonymous: Anonymous::Last,
+            probe: None,
         }
+    }
+}
+
+impl Account {
+    /// An account with nothing but its name and credentials set.
+    pub fn new(name: impl Into<String>, credentials: Credentials) -> Account {
+        Account { name: name.into(), credentials, repositories: everything() }
     }
 }
 
@@ -135,6 +148,11 @@ fn host(text: &str) -> RegistryHost {
 
 fn url(text: &str) -> url::Url {
     text.parse().expect("the table above holds URLs")
+}
+
+/// The image that Docker made to ask about.
+fn hub_probe() -> Probe {
+    "ratelimitpreview/test:latest".parse().expect("a repository and a tag")
 }
 
 fn everything() -> Vec<Glob> {

@@ -10,7 +10,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 use url::Url;
 
-use super::{ByteSize, Glob, LogFormat, Proxy, Share, SizeLimit, parse_duration, print_duration};
+use super::{
+    Anonymous, ByteSize, Glob, LogFormat, Probe, Proxy, Share, SizeLimit, parse_duration, print_duration,
+};
 use crate::oci::RegistryHost;
 use crate::secret::Secret;
 
@@ -133,6 +135,18 @@ pub(super) fn proxy(value: &DeValue<'_>) -> Read<Proxy> {
     through
         .map(|url| Proxy::Through(Secret::new(url)))
         .ok_or_else(|| "\"none\", or http://[user:password@]host:port of an HTTP proxy".to_owned())
+}
+
+pub(super) fn anonymous(value: &DeValue<'_>) -> Read<Anonymous> {
+    match value.as_str() {
+        Some("last") => Ok(Anonymous::Last),
+        Some("never") => Ok(Anonymous::Never),
+        _ => Err("\"last\" or \"never\"".to_owned()),
+    }
+}
+
+pub(super) fn probe(value: &DeValue<'_>) -> Read<Probe> {
+    from_text(value)
 }
 
 pub(super) fn variable(value: &DeValue<'_>) -> Read<String> {

@@ -15,6 +15,7 @@ mod kinds;
 mod load;
 mod overrides;
 mod print;
+mod probe;
 mod reader;
 mod suggest;
 mod units;
@@ -28,6 +29,7 @@ pub use fault::{Fault, Faults};
 pub use glob::Glob;
 pub use load::Objections;
 pub use overrides::{Overrides, Setting};
+pub use probe::Probe;
 pub use units::{ByteSize, Share, SizeLimit, parse_duration, print_duration};
 
 use crate::oci::RegistryHost;
@@ -177,6 +179,20 @@ pub struct Upstream {
     pub freshness: Freshness,
     /// Accounts to log in with; anonymous when empty.
     pub accounts: Vec<Account>,
+    /// Whether accounts are all there is.
+    pub anonymous: Anonymous,
+    /// What `tidelock check --online` asks about to learn the budgets.
+    pub probe: Option<Probe>,
+}
+
+/// `upstream.anonymous`: whether pulls may also go without an account once none of the accounts can be used
+/// (budget spent, login refused, meant for other repositories). Without accounts everything is anonymous.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anonymous {
+    /// They may, when no account is left.
+    Last,
+    /// They may not.
+    Never,
 }
 
 /// `upstream.proxy`.
@@ -197,6 +213,8 @@ pub struct Account {
     pub name: String,
     /// Where its credentials come from.
     pub credentials: Credentials,
+    /// The repositories that it is used for; requests for others never carry it.
+    pub repositories: Vec<Glob>,
 }
 
 /// Where an account's credentials come from. Files and programs are asked anew at each login.
@@ -228,6 +246,13 @@ pub enum Credentials {
         /// How long its answer is used (`credential_ttl`).
         ttl: Duration,
     },
+}
+
+impl Upstream {
+    /// Whether requests may go without an account.
+    pub fn may_go_anonymous(&self) -> bool {
+        self.accounts.is_empty() || self.anonymous == Anonymous::Last
+    }
 }
 
 impl UpstreamId {

@@ -4,7 +4,8 @@ use std::fmt::{Display, Write};
 use std::path::Path;
 
 use super::{
-    Account, Config, Credentials, Freshness, LogFormat, Proxy, Server, Tls, Upstream, print_duration,
+    Account, Anonymous, Config, Credentials, Freshness, LogFormat, Proxy, Server, Tls, Upstream,
+    print_duration,
 };
 
 /// Lines of `key = value`.
@@ -111,6 +112,10 @@ fn upstream(page: &mut Page, upstream: &Upstream, global: &Freshness) {
         Proxy::Through(url) => page.key("proxy", quoted(without_userinfo(url.reveal()))),
     }
     page.key("token_hosts", list(&upstream.token_hosts));
+    page.key("anonymous", quoted(anonymous_name(upstream.anonymous)));
+    if let Some(probe) = &upstream.probe {
+        page.key("probe", quoted(probe));
+    }
     freshness(page, &upstream.freshness, Some(global));
     for each in &upstream.accounts {
         account(page, each);
@@ -120,6 +125,7 @@ fn upstream(page: &mut Page, upstream: &Upstream, global: &Freshness) {
 fn account(page: &mut Page, account: &Account) {
     page.head("[[upstream.account]]");
     page.key("name", quoted(&account.name));
+    page.key("repositories", list(&account.repositories));
     match &account.credentials {
         Credentials::PasswordFile { username, file } => {
             page.key("username", quoted(username));
@@ -134,6 +140,13 @@ fn account(page: &mut Page, account: &Account) {
             page.key("credential_helper", path(program));
             page.key("credential_ttl", quoted(print_duration(*ttl)));
         }
+    }
+}
+
+fn anonymous_name(anonymous: Anonymous) -> &'static str {
+    match anonymous {
+        Anonymous::Last => "last",
+        Anonymous::Never => "never",
     }
 }
 

@@ -1,6 +1,7 @@
 //! `[[upstream]]` and `[[upstream.account]]`.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::load::freshness;
@@ -75,7 +76,9 @@ fn upstream(section: &mut Section<'_, '_>, i: usize, global: &Freshness, built_i
         proxy: section.sealed("proxy", kinds::proxy).unwrap_or(Proxy::Environment),
         token_hosts: section.list("token_hosts", absent.token_hosts, kinds::host),
         freshness: freshness(section, global),
-        accounts: accounts(section),
+        anonymous: section.value("anonymous", absent.anonymous, kinds::anonymous),
+        probe: section.optional("probe", kinds::probe).or(absent.probe),
+        accounts: section.sections("account", |section, _| account(section)).unwrap_or_default(),
         registry,
     }
 }
@@ -89,15 +92,12 @@ fn nameless(i: usize) -> RegistryHost {
     format!("upstream-{i}.invalid").parse().expect("letters, a digit and a dot make a host")
 }
 
-fn accounts(section: &mut Section<'_, '_>) -> Vec<Account> {
-    let read = section.sections("account", |section, _| account(section));
-    read.unwrap_or_default().into_iter().flatten().collect()
-}
-
-fn account(section: &mut Section<'_, '_>) -> Option<Account> {
+/// What could not be read is empty, so that the accounts behind it keep their places in messages.
+fn account(section: &mut Section<'_, '_>) -> Account {
     let name = section.required("name", "what logs and metrics call the account", kinds::account_name);
-    let credentials = credentials(section);
-    Some(Account { name: name?, credentials: credentials? })
+    let credentials = credentials(section).unwrap_or(Credentials::DockerConfig { file: PathBuf::new() });
+    let absent = Account::new(name.unwrap_or_default(), credentials);
+    Account { repositories: section.list("repositories", absent.repositories, kinds::glob), ..absent }
 }
 
 fn credentials(section: &mut Section<'_, '_>) -> Option<Credentials> {

@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     fn account(credentials: config::Credentials) -> Account {
-        let account = config::Account { name: "ci".to_owned(), credentials };
+        let account = config::Account::new("ci", credentials);
         Account::new(&account, &"docker.io".parse().unwrap())
     }
 

@@ -76,7 +76,7 @@ async fn warm(folder: &tempfile::TempDir) -> (FakeRegistry, House, Image) {
     let house = House::with(&fake, |config| {
         config.upstreams[0].response_timeout = Duration::from_millis(300);
         let credentials = Credentials::PasswordFile { username: "ci".to_owned(), file };
-        config.upstreams[0].accounts = vec![Account { name: "ci".to_owned(), credentials }];
+        config.upstreams[0].accounts = vec![Account::new("ci", credentials)];
     })
     .await;
     assert!(house.client().pull("library/app", "v1").await.unwrap().is(&image));

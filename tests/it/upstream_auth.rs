@@ -145,7 +145,7 @@ async fn a_wrong_password_says_so_and_is_not_printed() {
 async fn credentials_that_cannot_be_had() {
     let registry = with_tokens().await;
     let missing = Credentials::PasswordFile { username: "ci".to_owned(), file: "/no/such/file".into() };
-    let account = Account { name: "ci".to_owned(), credentials: missing };
+    let account = Account::new("ci", missing);
     let rig = Plan::at(&registry).with(|upstream| upstream.accounts = vec![account]).rig();
     let error = rig.manifest("app", "1").await.unwrap_err();
     assert!(matches!(&error, Error::Login { reason, .. } if reason.contains("/no/such/file")), "{error}");
@@ -299,7 +299,7 @@ async fn a_helper_is_asked_once_and_again_after_a_refusal() {
         let asked = answer.with_file_name("asked");
         let ttl = Duration::from_secs(3600);
         let credentials = Credentials::Helper { program, ttl };
-        let account = Account { name: "ci".to_owned(), credentials };
+        let account = Account::new("ci", credentials);
         let rig = plan.with(|upstream| upstream.accounts = vec![account]).rig();
         // Another test that forks may hold the script open for a moment.
         eventually(async || rig.manifest("app", "1").await.is_ok()).await;

@@ -280,7 +280,7 @@ async fn azure() {
     let auth = BASE64_STANDARD.encode("00000000-0000-0000-0000-000000000000:");
     let config = format!(r#"{{"auths":{{"{host}":{{"auth":"{auth}","identitytoken":"refresh"}}}}}}"#);
     let credentials = Credentials::DockerConfig { file: plan.file("config.json", &config) };
-    let account = Account { name: "ci".to_owned(), credentials };
+    let account = Account::new("ci", credentials);
     let rig = plan.with(|upstream| upstream.accounts = vec![account]).rig();
     rig.manifest("app", "1").await.unwrap();
     assert_eq!(rig.blob("app", &layer()).await.unwrap(), layer().bytes);

@@ -74,10 +74,8 @@ impl Plan {
     /// With an account that has a password.
     pub fn account(mut self, username: &str, password: &str) -> Plan {
         let file = self.file("password", password);
-        self.upstream.accounts = vec![Account {
-            name: "ci".to_owned(),
-            credentials: Credentials::PasswordFile { username: username.to_owned(), file },
-        }];
+        let credentials = Credentials::PasswordFile { username: username.to_owned(), file };
+        self.upstream.accounts = vec![Account::new("ci", credentials)];
         self
     }
 

@@ -249,7 +249,7 @@ async fn a_challenge_to_another_host() {
     only.proxy = Proxy::Through(Secret::new(fake.proxy_url()));
     only.ca = Some(ca);
     let credentials = Credentials::PasswordFile { username: "ci".to_owned(), file };
-    only.accounts = vec![Account { name: "ci".to_owned(), credentials }];
+    only.accounts = vec![Account::new("ci", credentials)];
     let house = House::start(vec![only], |_| {}).await;
     let reply = house.client().get("/v2/library/app/manifests/v1").await;
     assert_eq!((reply.status, reply.error_code().as_str()), (502, "UNAVAILABLE"));
