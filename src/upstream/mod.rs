@@ -30,6 +30,7 @@ mod login;
 mod metrics;
 mod placing;
 mod proxy;
+mod quota;
 mod redirect;
 mod tls;
 mod token;
