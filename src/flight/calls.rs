@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::Role;
 use crate::lifecycle::Lifecycle;
+use crate::scheduler::{Errand, Urgency};
 
 /// One piece of work per key, however many ask: a tag check, a manifest, a proof.
 ///
@@ -15,16 +16,23 @@ use crate::lifecycle::Lifecycle;
 /// outcome is there already: the asker may have looked just before an earlier run put it there.
 #[derive(Debug)]
 pub struct Calls<K, T> {
-    under_way: Arc<Mutex<HashMap<K, Pending<T>>>>,
+    under_way: Arc<Mutex<HashMap<K, Work<T>>>>,
     name: &'static str,
     life: Lifecycle,
+}
+
+/// Work under way, and the handle by which it is made more urgent.
+#[derive(Debug)]
+struct Work<T> {
+    outcome: Pending<T>,
+    urgency: Urgency,
 }
 
 type Pending<T> = watch::Receiver<Option<T>>;
 
 /// Takes the entry out when the work ends, also by a panic.
 struct Entry<K: Eq + Hash, T> {
-    under_way: Arc<Mutex<HashMap<K, Pending<T>>>>,
+    under_way: Arc<Mutex<HashMap<K, Work<T>>>>,
     key: K,
 }
 
@@ -38,34 +46,37 @@ where
         Calls { under_way: Arc::default(), name, life: life.clone() }
     }
 
-    /// Joins the work for `key`, or begins `work`. `None` when the work panicked.
-    pub async fn call<F>(&self, key: K, work: impl FnOnce() -> F) -> Option<(T, Role)>
+    /// Joins the work for `key`, or begins `work` on this errand. Work that is joined becomes as urgent as whoever
+    /// joins it. `None` when the work panicked.
+    pub async fn call<F>(&self, key: K, errand: &Errand, work: impl FnOnce() -> F) -> Option<(T, Role)>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let (mut outcome, role) = self.join(key, work);
+        let (mut outcome, role) = self.join(key, errand, work);
         let outcome = outcome.wait_for(Option::is_some).await.ok()?.clone();
         outcome.map(|outcome| (outcome, role))
     }
 
     /// Begins `work` for `key` unless it is under way, and waits for nothing.
-    pub fn begin<F>(&self, key: K, work: impl FnOnce() -> F)
+    pub fn begin<F>(&self, key: K, errand: &Errand, work: impl FnOnce() -> F)
     where
         F: Future<Output = T> + Send + 'static,
     {
-        drop(self.join(key, work));
+        drop(self.join(key, errand, work));
     }
 
-    fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> (Pending<T>, Role)
+    fn join<F>(&self, key: K, errand: &Errand, work: impl FnOnce() -> F) -> (Pending<T>, Role)
     where
         F: Future<Output = T> + Send + 'static,
     {
         let mut table = lock(&self.under_way);
-        if let Some(pending) = table.get(&key) {
-            return (pending.clone(), Role::Follow);
+        if let Some(Work { outcome, urgency }) = table.get(&key) {
+            urgency.raise(errand.urgency().get());
+            return (outcome.clone(), Role::Follow);
         }
         let (done, pending) = watch::channel(None);
-        table.insert(key.clone(), pending.clone());
+        let urgency = errand.urgency().clone();
+        table.insert(key.clone(), Work { outcome: pending.clone(), urgency });
         drop(table);
         let entry = Entry { under_way: Arc::clone(&self.under_way), key };
         let work = work();
@@ -101,15 +112,16 @@ mod tests {
     async fn many_ask_and_one_works() {
         let calls = Calls::new("test", &Lifecycle::default());
         let (worked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let errand = Errand::background();
         let ask = || {
             let (worked, gate) = (Arc::clone(&worked), Arc::clone(&gate));
-            calls.call("key", move || async move {
+            calls.call("key", &errand, move || async move {
                 gate.notified().await;
                 worked.fetch_add(1, Ordering::SeqCst)
             })
         };
         // The first to ask goes away at once; the work goes on.
-        calls.begin("key", || {
+        calls.begin("key", &errand, || {
             let (worked, gate) = (Arc::clone(&worked), Arc::clone(&gate));
             async move {
                 gate.notified().await;
@@ -129,7 +141,8 @@ mod tests {
     #[tokio::test]
     async fn a_panic_frees_the_key() {
         let calls: Calls<u8, u8> = Calls::new("test", &Lifecycle::default());
-        assert_eq!(calls.call(1, || async { panic!("as it may happen") }).await, None);
-        assert_eq!(calls.call(1, || async { 7 }).await, Some((7, Role::Lead)));
+        let errand = Errand::background();
+        assert_eq!(calls.call(1, &errand, || async { panic!("as it may happen") }).await, None);
+        assert_eq!(calls.call(1, &errand, || async { 7 }).await, Some((7, Role::Lead)));
     }
 }

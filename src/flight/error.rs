@@ -1,4 +1,4 @@
-use crate::{scheduler, store, upstream};
+use crate::{store, upstream};
 
 /// Why a fetch failed. Cheap to clone: it reaches all who wait (I3).
 #[derive(Debug, Clone, thiserror::Error)]
@@ -6,9 +6,6 @@ pub enum Error {
     /// The upstream's doing.
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
-    /// No leave to send the request.
-    #[error(transparent)]
-    Refused(#[from] scheduler::Refused),
     /// It could not be kept. The pull can go on uncached.
     #[error("could not keep it in the cache: {0}")]
     Store(#[from] store::Error),

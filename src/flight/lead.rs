@@ -1,5 +1,4 @@
 use super::{Error, Order, Seat, State};
-use crate::scheduler::Errand;
 use crate::store::{Link, Partial};
 use crate::upstream::{self, Transfer};
 
@@ -24,10 +23,9 @@ impl Seat {
             self.state.send_replace(State::Proven { file, total });
             return Ok(());
         }
-        let lease = self.inner.scheduler.lease(order.upstream, Errand::Transfer).await?;
         let mut partial = self.inner.store.partial(order.digest, order.size).await?;
         let (name, from) = (&order.repository.name, partial.kept());
-        let begun = order.client.blob(lease, name, &order.digest, from, order.size).await;
+        let begun = order.client.blob(&order.errand, name, &order.digest, from, order.size).await;
         if order.size.is_none() && matches!(begun, Err(upstream::Error::BadAnswer { .. })) {
             // What is kept may be of another body, longer than the blob: the next try begins anew.
             partial.discard();

@@ -31,10 +31,10 @@ pub use error::Error;
 pub use follower::{Follower, HOLD_BACK};
 
 use self::metrics::{Counted, FlightMetrics};
-use crate::config::{Config, UpstreamId};
+use crate::config::Config;
 use crate::lifecycle::Lifecycle;
 use crate::oci::{Digest, Repository};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Errand, Urgency};
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::upstream::Client;
@@ -46,9 +46,9 @@ pub struct Flights(Arc<Inner>);
 /// What is to be fetched, and whence.
 #[derive(Clone)]
 pub struct Order {
-    /// Which upstream.
-    pub upstream: UpstreamId,
-    /// Who speaks to it.
+    /// On whose behalf, how urgently.
+    pub errand: Errand,
+    /// Who speaks to the upstream.
     pub client: Arc<Client>,
     /// The repository that it is asked for in.
     pub repository: Repository,
@@ -71,7 +71,6 @@ pub enum Role {
 struct Inner {
     table: Mutex<HashMap<Digest, Flight>>,
     store: Store,
-    scheduler: Arc<Scheduler>,
     life: Lifecycle,
     metrics: FlightMetrics,
 }
@@ -80,6 +79,7 @@ struct Inner {
 struct Flight {
     repository: Repository,
     state: watch::Receiver<State>,
+    urgency: Urgency,
 }
 
 /// Where a flight is.
@@ -104,18 +104,11 @@ struct Seat {
 }
 
 impl Flights {
-    /// No flights yet. They take their leases from `scheduler` and leave their blobs in `store`.
-    pub fn new(
-        config: &Config,
-        store: &Store,
-        scheduler: &Arc<Scheduler>,
-        life: &Lifecycle,
-        metrics: &Metrics,
-    ) -> Flights {
+    /// No flights yet. They leave their blobs in `store`.
+    pub fn new(config: &Config, store: &Store, life: &Lifecycle, metrics: &Metrics) -> Flights {
         Flights(Arc::new(Inner {
             table: Mutex::default(),
             store: store.clone(),
-            scheduler: Arc::clone(scheduler),
             life: life.clone(),
             metrics: FlightMetrics::new(metrics, config),
         }))
@@ -127,17 +120,20 @@ impl Flights {
     }
 
     /// Follows the flight of `order.digest`, beginning it where there is none. The repository given back is
-    /// the one it is fetched through: where that is another, its failure says nothing about this one.
+    /// the one it is fetched through: where that is another, its failure says nothing about this one. A flight
+    /// that is joined becomes as urgent as whoever joins it.
     pub fn join(&self, order: Order) -> (Follower, Repository, Role) {
         let mut table = self.0.table();
         if let Some(flight) = table.get(&order.digest) {
+            flight.urgency.raise(order.errand.urgency().get());
             let follower = Follower::new(flight.state.clone(), self.0.metrics.follower());
             return (follower, flight.repository.clone(), Role::Follow);
         }
         let (sender, state) = watch::channel(State::Boarding);
         let repository = order.repository.clone();
         let follower = Follower::new(state.clone(), self.0.metrics.follower());
-        table.insert(order.digest, Flight { repository: repository.clone(), state });
+        let urgency = order.errand.urgency().clone();
+        table.insert(order.digest, Flight { repository: repository.clone(), state, urgency });
         drop(table);
         let counted = self.0.metrics.flight();
         let seat =

@@ -29,36 +29,46 @@ impl Mirror {
     ///
     /// # Errors
     /// [`Error`]; nothing was promised to the client by then.
-    pub async fn blob(&self, target: &Target, digest: &Digest) -> Result<BlobAnswer, Error> {
+    pub async fn blob(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        errand: &Errand,
+    ) -> Result<BlobAnswer, Error> {
         for _ in 0..MOST_TRIES {
-            if let Some(answer) = self.0.cached_blob(target, digest).await? {
+            if let Some(answer) = self.0.cached_blob(target, digest, errand).await? {
                 return Ok(answer);
             }
             self.0.may_ask(target, &Subject::Blob(*digest)).await?;
-            self.0.may_board(target, digest).await?;
-            match self.0.board(target, digest).await? {
+            self.0.may_board(target, digest, errand).await?;
+            match self.0.board(target, digest, errand).await? {
                 Boarded::Coming(answer) => return Ok(answer),
-                Boarded::NoRoom => return self.0.pass_through(target, digest).await,
+                Boarded::NoRoom => return self.0.pass_through(target, digest, errand).await,
                 Boarded::Elsewhere => {}
             }
         }
         // Others come before us again and again, and in vain: what they found says nothing about us.
-        self.0.pass_through(target, digest).await
+        self.0.pass_through(target, digest, errand).await
     }
 
     /// A blob for HEAD: what is cached or known, else by a HEAD upstream.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn head_blob(&self, target: &Target, digest: &Digest) -> Result<BlobAnswer, Error> {
+    pub async fn head_blob(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        errand: &Errand,
+    ) -> Result<BlobAnswer, Error> {
         let proof = self.0.proof(target, digest);
         if let (Some(_), Some(size)) = (&proof, self.0.store.size(digest).await) {
             return Ok(BlobAnswer { size, content: None, served: Served::Hit });
         }
-        let link = self.0.prove(target, digest, false).await?;
+        let link = self.0.prove(target, digest, false, errand).await?;
         if link.size == 0 && !digest.is_of_nothing() {
             // The upstream's HEAD left out the length, which clients need: only the blob tells.
-            return self.blob(target, digest).await.map(|answer| BlobAnswer { content: None, ..answer });
+            return self.blob(target, digest, errand).await.map(|answer| BlobAnswer { content: None, ..answer });
         }
         Ok(BlobAnswer { size: link.size, content: None, served: Served::Miss })
     }
@@ -70,13 +80,14 @@ impl Inner {
         self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
+        errand: &Errand,
     ) -> Result<Option<BlobAnswer>, Error> {
         let served = match self.proof(target, digest) {
             Some(_) => Served::Hit,
             // Named a moment ago and about to be linked: its flight is the proof.
             None if self.is_flying(target, digest) => return Ok(None),
             None if self.store.size(digest).await.is_some() => {
-                self.prove(target, digest, false).await?;
+                self.prove(target, digest, false, errand).await?;
                 Served::Revalidated
             }
             None => return Ok(None),
@@ -91,16 +102,21 @@ impl Inner {
     }
 
     /// A flight through another repository may only be joined with a proof (I5).
-    async fn may_board(self: &Arc<Self>, target: &Target, digest: &Digest) -> Result<(), Error> {
+    async fn may_board(
+        self: &Arc<Self>,
+        target: &Target,
+        digest: &Digest,
+        errand: &Errand,
+    ) -> Result<(), Error> {
         let source = self.flights.source(digest);
         if source.is_some_and(|source| source != target.repository) && self.proof(target, digest).is_none() {
-            self.prove(target, digest, false).await?;
+            self.prove(target, digest, false, errand).await?;
         }
         Ok(())
     }
 
-    async fn board(&self, target: &Target, digest: &Digest) -> Result<Boarded, Error> {
-        let (mut follower, source, role) = self.flights.join(self.order(target, digest));
+    async fn board(&self, target: &Target, digest: &Digest, errand: &Errand) -> Result<Boarded, Error> {
+        let (mut follower, source, role) = self.flights.join(self.order(target, digest, errand));
         if source != target.repository && self.proof(target, digest).is_none() {
             // The flight began after `may_board` looked.
             return Ok(Boarded::Elsewhere);
@@ -136,10 +152,14 @@ impl Inner {
     }
 
     /// Straight from the upstream to this one client.
-    async fn pass_through(&self, target: &Target, digest: &Digest) -> Result<BlobAnswer, Error> {
-        let order = self.order(target, digest);
-        let lease = self.scheduler.lease(target.upstream, Errand::Transfer).await?;
-        let transfer = order.client.blob(lease, &target.repository.name, digest, 0, order.size).await?;
+    async fn pass_through(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        errand: &Errand,
+    ) -> Result<BlobAnswer, Error> {
+        let order = self.order(target, digest, errand);
+        let transfer = order.client.blob(errand, &target.repository.name, digest, 0, order.size).await?;
         let size = transfer.total().ok_or_else(|| {
             let endpoint = target.repository.registry.to_string();
             let reason = "a blob that cannot be kept, without its length".to_owned();
@@ -149,9 +169,9 @@ impl Inner {
         Ok(BlobAnswer { size, content: Some(Content::Passing(passage)), served: Served::Miss })
     }
 
-    pub(super) fn order(&self, target: &Target, digest: &Digest) -> Order {
+    pub(super) fn order(&self, target: &Target, digest: &Digest, errand: &Errand) -> Order {
         Order {
-            upstream: target.upstream,
+            errand: errand.clone(),
             client: Arc::clone(&self.upstream(target).client),
             repository: target.repository.clone(),
             digest: *digest,
@@ -191,12 +211,13 @@ mod tests {
         store.put_document(digest, "private".into()).await.unwrap();
         let target =
             Target { upstream: UpstreamId::new(0), repository: "docker.io/other/app".parse().unwrap() };
-        assert!(matches!(mirror.0.board(&target, &digest).await, Ok(Boarded::Elsewhere)));
-        let refused = mirror.blob(&target, &digest).await.unwrap_err();
+        let errand = Errand::background();
+        assert!(matches!(mirror.0.board(&target, &digest, &errand).await, Ok(Boarded::Elsewhere)));
+        let refused = mirror.blob(&target, &digest, &errand).await.unwrap_err();
         assert!(matches!(refused, Error::Upstream(upstream::Error::Unreachable { .. })), "{refused}");
         let link = Link { size: 7, is_manifest: false, media_type: String::new() };
         store.add_link(&target.repository, digest, link).await.unwrap();
-        assert!(matches!(mirror.0.board(&target, &digest).await, Ok(Boarded::Coming(_))));
+        assert!(matches!(mirror.0.board(&target, &digest, &errand).await, Ok(Boarded::Coming(_))));
         life.stop();
         life.wait().await;
     }

@@ -11,7 +11,7 @@ use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
 use crate::lifecycle::now;
 use crate::oci::{Algorithm, Digest, Reference, Referrers, Tag};
 use crate::routing::Target;
-use crate::scheduler::Errand;
+use crate::scheduler::{Errand, Priority};
 use crate::store::{Link, Name, Stamp};
 use crate::upstream::{self, Found};
 
@@ -22,6 +22,14 @@ pub(super) struct Named {
     pub(super) served: Served,
     /// Since the upstream last confirmed it.
     pub(super) age: Duration,
+}
+
+/// A check that failed a moment ago.
+#[derive(Debug, Clone)]
+pub(super) struct Trouble {
+    error: Error,
+    since: SystemTime,
+    ttl: Duration,
 }
 
 /// What came of asking the upstream.
@@ -38,7 +46,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Inner {
     /// What `name` means, from memory or by asking, as the upstream's freshness has it.
-    pub(super) async fn resolve(self: &Arc<Self>, target: &Target, name: &Name) -> Result<Named, Error> {
+    pub(super) async fn resolve(
+        self: &Arc<Self>,
+        target: &Target,
+        name: &Name,
+        errand: &Errand,
+    ) -> Result<Named, Error> {
         let remembered = self.store.name(&target.repository, name);
         let age = remembered.as_ref().map(|stamp| age_of(stamp, now()));
         let tag = match name {
@@ -50,11 +63,11 @@ impl Inner {
         match (verdict, remembered) {
             (Verdict::Serve, Some(stamp)) => Ok(hit(stamp)),
             (Verdict::ServeAndCheck, Some(stamp)) => {
-                self.begin_check(target, name);
+                self.begin_check(target, name, errand);
                 Ok(hit(stamp))
             }
             (Verdict::Absent, _) => Err(Error::Offline),
-            (_, remembered) => self.ask(target, name, remembered).await,
+            (_, remembered) => self.ask(target, name, remembered, errand).await,
         }
     }
 
@@ -64,12 +77,16 @@ impl Inner {
         target: &Target,
         name: &Name,
         remembered: Option<Stamp>,
+        errand: &Errand,
     ) -> Result<Named, Error> {
         let policy = &self.upstream(target).config.freshness;
         let has_spare = remembered.as_ref().is_some_and(|old| may_serve_stale(policy, age_of(old, now())));
         let checked = match self.may_ask(target, &Subject::Name(name.clone())).await {
-            Ok(()) if has_spare => self.check_patiently(target, name).await,
-            Ok(()) => self.check(target, name).await,
+            Ok(()) if has_spare => match self.trouble(target, name) {
+                Some(error) => Checked::Failed(error),
+                None => self.check_patiently(target, name, &errand.clone().or_else()).await,
+            },
+            Ok(()) => self.check(target, name, errand).await,
             Err(error) => Checked::Failed(error),
         };
         match (checked, remembered) {
@@ -92,51 +109,59 @@ impl Inner {
         Ok(Named { stamp: old, served: Served::Stale, age })
     }
 
-    async fn check(self: &Arc<Self>, target: &Target, name: &Name) -> Checked {
-        let (inner, own, wanted, asked) = (Arc::clone(self), target.clone(), name.clone(), now());
+    async fn check(self: &Arc<Self>, target: &Target, name: &Name, errand: &Errand) -> Checked {
         let key = (target.repository.clone(), name.clone());
-        let checked = self.checks.call(key, move || inner.check_now(own, wanted, asked)).await;
+        let checked = self.checks.call(key, errand, || self.check_now(target, name, errand)).await;
         checked.map_or_else(|| Checked::Failed(super::given_up()), |(checked, _)| checked)
     }
 
     /// With something to fall back on, an upstream that hangs is not waited for to the end of its time limits:
     /// the client's own are often shorter. The check goes on, and the next request has its answer.
-    async fn check_patiently(self: &Arc<Self>, target: &Target, name: &Name) -> Checked {
-        let checked = tokio::time::timeout(PATIENCE, self.check(target, name)).await;
+    async fn check_patiently(self: &Arc<Self>, target: &Target, name: &Name, errand: &Errand) -> Checked {
+        let checked = tokio::time::timeout(PATIENCE, self.check(target, name, errand)).await;
         checked.unwrap_or_else(|_| {
             let endpoint = target.repository.registry.to_string();
             Checked::Failed(Error::Upstream(upstream::Error::TimedOut { endpoint, after: PATIENCE }))
         })
     }
 
-    /// Asks behind the client's back.
-    fn begin_check(self: &Arc<Self>, target: &Target, name: &Name) {
-        let (inner, own, wanted, asked) = (Arc::clone(self), target.clone(), name.clone(), now());
-        let key = (target.repository.clone(), name.clone());
-        self.checks.begin(key, move || inner.check_now(own, wanted, asked));
+    /// Asks behind the client's back, unless that has just failed.
+    fn begin_check(self: &Arc<Self>, target: &Target, name: &Name, errand: &Errand) {
+        if self.trouble(target, name).is_none() {
+            let (key, errand) =
+                ((target.repository.clone(), name.clone()), errand.at(Priority::Revalidation).or_else());
+            self.checks.begin(key, &errand, || self.check_now(target, name, &errand));
+        }
     }
 
     /// Boxed, since a list of referrers may need a tag, and its check is this very function.
     fn check_now(
-        self: Arc<Self>,
-        target: Target,
-        name: Name,
-        asked: SystemTime,
+        self: &Arc<Self>,
+        target: &Target,
+        name: &Name,
+        errand: &Errand,
     ) -> BoxFuture<'static, Checked> {
+        let (inner, target, name, errand) = (Arc::clone(self), target.clone(), name.clone(), errand.clone());
+        let asked = now();
         Box::pin(async move {
-            match self.store.name(&target.repository, &name) {
+            match inner.store.name(&target.repository, &name) {
                 // A check that ended since the client asked answers its question.
                 Some(stamp) if (asked..=now()).contains(&stamp.confirmed) => Checked::Confirmed(stamp),
-                _ => self.check_and_remember(&target, &name).await,
+                _ => inner.check_and_remember(&target, &name, &errand).await,
             }
         })
     }
 
-    async fn check_and_remember(self: &Arc<Self>, target: &Target, name: &Name) -> Checked {
+    async fn check_and_remember(
+        self: &Arc<Self>,
+        target: &Target,
+        name: &Name,
+        errand: &Errand,
+    ) -> Checked {
         let asked = match name {
-            Name::Tag(tag) => self.ask_for_tag(target, tag).await,
-            Name::Tags => self.ask_for_tags(target).await,
-            Name::Referrers(digest) => self.ask_for_referrers(target, digest).await,
+            Name::Tag(tag) => self.ask_for_tag(target, tag, errand).await,
+            Name::Tags => self.ask_for_tags(target, errand).await,
+            Name::Referrers(digest) => self.ask_for_referrers(target, digest, errand).await,
         };
         let asked = self.note_absence(target, Subject::Name(name.clone()), asked).await;
         match asked {
@@ -152,10 +177,26 @@ impl Inner {
             Err(error) => {
                 if error.is_definite() {
                     let _ = self.store.remove_name(&target.repository, name).await;
+                } else {
+                    self.note_trouble(target, name, &error);
                 }
                 Checked::Failed(error)
             }
         }
+    }
+
+    /// Why the last check failed, while it is not to be tried again: what there is to fall back on is served as
+    /// long as a tag is served unasked, and a fleet asks an upstream in trouble once in that time.
+    fn trouble(&self, target: &Target, name: &Name) -> Option<Error> {
+        let trouble = self.troubles.get(&(target.repository.clone(), name.clone()))?;
+        let is_recent = now().duration_since(trouble.since).is_ok_and(|age| age < trouble.ttl);
+        is_recent.then_some(trouble.error)
+    }
+
+    fn note_trouble(&self, target: &Target, name: &Name, error: &Error) {
+        let ttl = self.upstream(target).config.freshness.tag_ttl;
+        let trouble = Trouble { error: error.clone(), since: now(), ttl };
+        self.troubles.insert((target.repository.clone(), name.clone()), trouble);
     }
 
     /// Whether it is a list of no referrers to something that this repository was never seen to contain.
@@ -167,16 +208,19 @@ impl Inner {
 
     /// By HEAD, which costs no pull. Where the tag moved away from something that is cached, the new manifest
     /// is fetched before the name follows: were it not to be had, the old one could still be served.
-    async fn ask_for_tag(self: &Arc<Self>, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
+    async fn ask_for_tag(
+        self: &Arc<Self>,
+        target: &Target,
+        tag: &Tag,
+        errand: &Errand,
+    ) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
-        let found = client.head_manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await;
-        drop(lease);
+        let found = client.head_manifest(errand, &target.repository.name, &Reference::Tag(tag.clone())).await;
         let found = match found {
             Err(error) if error.refuses_head() => Found::default(),
             found => found?,
         };
-        let Some(digest) = found.digest else { return self.fetch_by_tag(target, tag).await };
+        let Some(digest) = found.digest else { return self.fetch_by_tag(target, tag, errand).await };
         let old = self.store.name(&target.repository, &Name::Tag(tag.clone()));
         let has_moved = old.is_some_and(|old| old.digest != digest);
         match (found.size, found.media_type) {
@@ -187,7 +231,7 @@ impl Inner {
                 Ok(stamp(digest, size, media_type))
             }
             _ => {
-                let fetched = self.by_digest(target, &digest).await;
+                let fetched = self.by_digest(target, &digest, errand).await;
                 let fetched =
                     fetched.map_err(|error| if error.is_absence() { no_manifest(target) } else { error })?;
                 Ok(stamp(digest, fetched.size, fetched.media_type))
@@ -197,10 +241,9 @@ impl Inner {
 
     /// For upstreams that know no HEAD, or whose HEAD does not tell the digest: a counted GET, and the digest
     /// is computed here.
-    async fn fetch_by_tag(&self, target: &Target, tag: &Tag) -> Result<Stamp, Error> {
+    async fn fetch_by_tag(&self, target: &Target, tag: &Tag, errand: &Errand) -> Result<Stamp, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
-        let document = client.manifest(&lease, &target.repository.name, &Reference::Tag(tag.clone())).await?;
+        let document = client.manifest(errand, &target.repository.name, &Reference::Tag(tag.clone())).await?;
         // What the answer says of itself must hold; where it says nothing there is nothing to hold it to.
         let algorithm = document.digest.map_or(Algorithm::Sha256, |told| told.algorithm());
         let digest = Digest::of(algorithm, &document.bytes);

@@ -1,4 +1,4 @@
-use crate::{flight, scheduler, upstream};
+use crate::{flight, upstream};
 
 /// Why a pull cannot be answered. Cheap to clone: one check's error goes to all its waiters.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -9,9 +9,6 @@ pub enum Error {
     /// The upstream said a moment ago that there is no such thing, and is not asked again yet.
     #[error("{0} (remembered; asked again soon)")]
     Negative(upstream::Error),
-    /// No leave to ask the upstream.
-    #[error(transparent)]
-    Refused(#[from] scheduler::Refused),
     /// It is not cached and nobody may be asked.
     #[error("it is not in the cache, and this mirror is offline")]
     Offline,
@@ -42,6 +39,11 @@ impl Error {
         )
     }
 
+    /// There was no leave to ask.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Error::Upstream(upstream::Error::Refused(_)))
+    }
+
     /// The upstream takes exception to HEAD, which says nothing about what was asked for.
     pub(super) fn refuses_head(&self) -> bool {
         matches!(self, Error::Upstream(error) if error.refuses_head())
@@ -57,7 +59,6 @@ impl From<flight::Error> for Error {
     fn from(error: flight::Error) -> Self {
         match error {
             flight::Error::Upstream(error) => Error::Upstream(error),
-            flight::Error::Refused(refused) => Error::Refused(refused),
             flight::Error::Mismatch { registry } => Error::Mismatch { registry },
             flight::Error::Store(_) | flight::Error::Unproven | flight::Error::Abandoned => {
                 Error::Internal(error.to_string())

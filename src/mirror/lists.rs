@@ -17,8 +17,8 @@ impl Mirror {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn tags(&self, target: &Target) -> Result<ListAnswer, Error> {
-        self.0.list(target, &Name::Tags).await
+    pub async fn tags(&self, target: &Target, errand: &Errand) -> Result<ListAnswer, Error> {
+        self.0.list(target, &Name::Tags, errand).await
     }
 
     /// Everything that refers to `digest`, as an OCI index. What the upstream knows only under a fallback tag
@@ -26,14 +26,24 @@ impl Mirror {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn referrers(&self, target: &Target, digest: &Digest) -> Result<ListAnswer, Error> {
-        self.0.list(target, &Name::Referrers(*digest)).await
+    pub async fn referrers(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        errand: &Errand,
+    ) -> Result<ListAnswer, Error> {
+        self.0.list(target, &Name::Referrers(*digest), errand).await
     }
 }
 
 impl Inner {
-    async fn list(self: &Arc<Self>, target: &Target, name: &Name) -> Result<ListAnswer, Error> {
-        let Named { stamp, served, age } = self.resolve(target, name).await?;
+    async fn list(
+        self: &Arc<Self>,
+        target: &Target,
+        name: &Name,
+        errand: &Errand,
+    ) -> Result<ListAnswer, Error> {
+        let Named { stamp, served, age } = self.resolve(target, name, errand).await?;
         if let Some(document) = self.store.document(&stamp.digest).await {
             return Ok(ListAnswer { document, served, age });
         }
@@ -42,15 +52,13 @@ impl Inner {
             .remove_name(&target.repository, name)
             .await
             .map_err(|error| Error::Internal(error.to_string()))?;
-        let Named { stamp, served, age } = self.resolve(target, name).await?;
+        let Named { stamp, served, age } = self.resolve(target, name, errand).await?;
         let document = self.store.document(&stamp.digest).await.ok_or_else(super::given_up)?;
         Ok(ListAnswer { document, served, age })
     }
 
-    pub(super) async fn ask_for_tags(&self, target: &Target) -> Result<Stamp, Error> {
-        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
-        let list = self.upstream(target).client.tags(&lease, &target.repository.name).await?;
-        drop(lease);
+    pub(super) async fn ask_for_tags(&self, target: &Target, errand: &Errand) -> Result<Stamp, Error> {
+        let list = self.upstream(target).client.tags(errand, &target.repository.name).await?;
         let mut tags = list.tags;
         tags.sort_unstable();
         tags.dedup();
@@ -64,13 +72,12 @@ impl Inner {
         self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
+        errand: &Errand,
     ) -> Result<Stamp, Error> {
-        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
-        let asked = self.upstream(target).client.referrers(&lease, &target.repository.name, digest).await;
-        drop(lease);
+        let asked = self.upstream(target).client.referrers(errand, &target.repository.name, digest).await;
         let referrers = match asked {
             Ok(referrers) => referrers,
-            Err(upstream::Error::NotFound { .. }) => self.referrers_by_tag(target, digest).await?,
+            Err(upstream::Error::NotFound { .. }) => self.referrers_by_tag(target, digest, errand).await?,
             Err(error) => return Err(error.into()),
         };
         self.keep_list(referrers.to_json().into_bytes(), OCI_INDEX).await
@@ -80,13 +87,14 @@ impl Inner {
         self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
+        errand: &Errand,
     ) -> Result<Referrers, Error> {
         let tag = fallback_tag(digest).parse().map_err(|_| super::given_up())?;
         // Boxed, since resolving a tag and resolving a list of referrers are the same function.
-        let named = Box::pin(self.resolve(target, &Name::Tag(tag))).await;
+        let named = Box::pin(self.resolve(target, &Name::Tag(tag), errand)).await;
         match named {
             Ok(Named { stamp, .. }) => {
-                let answer = self.by_digest(target, &stamp.digest).await?;
+                let answer = self.by_digest(target, &stamp.digest, errand).await?;
                 Ok(Referrers::parse(&answer.bytes.unwrap_or_default()).unwrap_or_default())
             }
             Err(error) if error.is_absence() => Ok(Referrers::default()),

@@ -11,7 +11,7 @@ use super::{Error, Inner, ManifestAnswer, Mirror, Served, Subject};
 use crate::flight::Role;
 use crate::oci::{Accept, Digest, Manifest, Reference, Repository, Tag};
 use crate::routing::Target;
-use crate::scheduler::Errand;
+use crate::scheduler::{Errand, Priority};
 use crate::store::{Link, Name};
 
 /// What a manifest fetch brought, and through which repository it was made.
@@ -21,6 +21,17 @@ pub(super) struct Fetched {
     outcome: Result<Document, Error>,
 }
 
+/// How a manifest is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The types that the client takes.
+    pub accept: &'a Accept,
+    /// By HEAD: nothing is fetched that is not needed to know its digest, type and size.
+    pub head: bool,
+    /// On whose behalf.
+    pub errand: &'a Errand,
+}
+
 /// Layers of one image that are fetched ahead at once.
 const READ_AHEAD: usize = 4;
 
@@ -28,8 +39,7 @@ const READ_AHEAD: usize = 4;
 const MOST_TRIES: usize = 3;
 
 impl Mirror {
-    /// A manifest by tag or digest. With `head`, nothing is fetched that is not needed to know its digest,
-    /// type and size.
+    /// A manifest by tag or digest.
     ///
     /// # Errors
     /// [`Error`].
@@ -37,13 +47,13 @@ impl Mirror {
         &self,
         target: &Target,
         reference: &Reference,
-        accept: &Accept,
-        head: bool,
+        asked: Asked<'_>,
     ) -> Result<ManifestAnswer, Error> {
+        let Asked { head, errand, .. } = asked;
         match reference {
-            Reference::Digest(digest) if head => self.0.head_by_digest(target, digest).await,
-            Reference::Digest(digest) => self.0.by_digest(target, digest).await,
-            Reference::Tag(tag) => self.0.by_tag(target, tag, accept, head).await,
+            Reference::Digest(digest) if head => self.0.head_by_digest(target, digest, errand).await,
+            Reference::Digest(digest) => self.0.by_digest(target, digest, errand).await,
+            Reference::Tag(tag) => self.0.by_tag(target, tag, asked).await,
         }
     }
 }
@@ -53,10 +63,10 @@ impl Inner {
         self: &Arc<Self>,
         target: &Target,
         tag: &Tag,
-        accept: &Accept,
-        head: bool,
+        asked: Asked<'_>,
     ) -> Result<ManifestAnswer, Error> {
-        let Named { stamp, served, age } = self.resolve(target, &Name::Tag(tag.clone())).await?;
+        let Asked { accept, head, errand } = asked;
+        let Named { stamp, served, age } = self.resolve(target, &Name::Tag(tag.clone()), errand).await?;
         if !accept.allows(&stamp.media_type) {
             return Err(Error::NotAccepted { media_type: stamp.media_type });
         }
@@ -72,7 +82,7 @@ impl Inner {
                 age,
             });
         }
-        let answer = self.by_digest(target, &stamp.digest).await?;
+        let answer = self.by_digest(target, &stamp.digest, errand).await?;
         // What was fetched for this request is a miss, whatever the tag's check said.
         let served = if answer.served == Served::Hit { served } else { answer.served };
         Ok(ManifestAnswer { served, age: Some(age), ..answer })
@@ -82,11 +92,12 @@ impl Inner {
         self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
+        errand: &Errand,
     ) -> Result<ManifestAnswer, Error> {
         let known = self.proof(target, digest).filter(|link| link.is_manifest);
         let (link, served) = match known {
             Some(link) => (Ok(link), Served::Hit),
-            None => (self.prove(target, digest, true).await, Served::Miss),
+            None => (self.prove(target, digest, true, errand).await, Served::Miss),
         };
         let tells_nothing = match &link {
             Ok(link) => link.size == 0 || link.media_type.is_empty(),
@@ -94,7 +105,7 @@ impl Inner {
         };
         if tells_nothing {
             // The upstream's HEAD left out what clients need to know: only the document tells.
-            let answer = self.by_digest(target, digest).await?;
+            let answer = self.by_digest(target, digest, errand).await?;
             return Ok(ManifestAnswer { bytes: None, ..answer });
         }
         let link = link?;
@@ -107,23 +118,26 @@ impl Inner {
         self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
+        errand: &Errand,
     ) -> Result<ManifestAnswer, Error> {
         let mut party = None;
         for _ in 0..MOST_TRIES {
-            if let Some(answer) = self.cached_manifest(target, digest).await? {
+            if let Some(answer) = self.cached_manifest(target, digest, errand).await? {
                 return Ok(answer);
             }
             self.may_ask(target, &Subject::Manifest(*digest)).await?;
-            let (inner, own, wanted) = (Arc::clone(self), target.clone(), *digest);
+            let (inner, own, wanted, on) = (Arc::clone(self), target.clone(), *digest, errand.clone());
             let key = (*digest, party.take());
-            let fetched = self.manifests.call(key, move || async move { inner.fetch(own, wanted).await });
+            let fetched = self.manifests.call(key, errand, || inner.fetch(own, wanted, on));
             let (Fetched { source, outcome }, role) = fetched.await.ok_or_else(super::given_up)?;
-            if source == target.repository {
+            let is_hasty = role == Role::Follow && outcome.as_ref().is_err_and(Error::is_refusal);
+            if source == target.repository && !(is_hasty && errand.may_wait()) {
                 let served = if role == Role::Lead { Served::Miss } else { Served::Joined };
                 let document = self.note_absence(target, Subject::Manifest(*digest), outcome).await?;
                 return Ok(answer(*digest, document, served));
             }
-            // Fetched, or not, through another repository: that says nothing about this one.
+            // Fetched, or not, through another repository, or for somebody who could not be held: that says nothing
+            // about this request.
             party = Some(target.repository.clone());
         }
         Err(super::given_up())
@@ -133,10 +147,11 @@ impl Inner {
         self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
+        errand: &Errand,
     ) -> Result<Option<ManifestAnswer>, Error> {
         let (link, served) = match self.proof(target, digest).filter(|link| link.is_manifest) {
             Some(link) => (link, Served::Hit),
-            None if self.store.size(digest).await.is_some() => match self.prove(target, digest, true).await {
+            None if self.store.size(digest).await.is_some() => match self.prove(target, digest, true, errand).await {
                 // A GET is the proof then.
                 Err(error) if error.refuses_head() => return Ok(None),
                 proven => (proven?, Served::Revalidated),
@@ -148,26 +163,29 @@ impl Inner {
         Ok(Some(answer(*digest, Document::of(bytes, Some(&link.media_type)), served)))
     }
 
-    async fn fetch(self: Arc<Self>, target: Target, digest: Digest) -> Fetched {
-        let outcome = self.fetch_document(&target, &digest).await;
+    async fn fetch(self: Arc<Self>, target: Target, digest: Digest, errand: Errand) -> Fetched {
+        let outcome = self.fetch_document(&target, &digest, &errand).await;
         if let Ok(document) = &outcome {
-            self.read_ahead(&target, &document.bytes);
+            self.read_ahead(&target, &document.bytes, &errand);
         }
         Fetched { source: target.repository, outcome }
     }
 
-    async fn fetch_document(&self, target: &Target, digest: &Digest) -> Result<Document, Error> {
+    async fn fetch_document(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        errand: &Errand,
+    ) -> Result<Document, Error> {
         if let Some(link) = self.proof(target, digest).filter(|link| link.is_manifest)
             && let Some(bytes) = self.store.document(digest).await
         {
             // Whoever began this looked before an earlier fetch had left its document.
             return Ok(Document::of(bytes, Some(&link.media_type)));
         }
-        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let client = &self.upstream(target).client;
         let reference = Reference::Digest(*digest);
-        let document = client.manifest(&lease, &target.repository.name, &reference).await?;
-        drop(lease);
+        let document = client.manifest(errand, &target.repository.name, &reference).await?;
         if Digest::of(digest.algorithm(), &document.bytes) != *digest {
             return Err(self.wrong_manifest(target, digest));
         }
@@ -206,23 +224,24 @@ impl Inner {
 
     /// Clients fetch three layers at a time; the rest need not wait for that. A few at a time here too, so
     /// that what clients ask for by themselves finds a free connection.
-    fn read_ahead(self: &Arc<Self>, target: &Target, bytes: &Bytes) {
+    fn read_ahead(self: &Arc<Self>, target: &Target, bytes: &Bytes, errand: &Errand) {
         if !self.upstream(target).config.read_ahead {
             return;
         }
-        let (inner, target) = (Arc::clone(self), target.clone());
+        let (inner, target, errand) = (Arc::clone(self), target.clone(), errand.clone());
         let blobs = Manifest::parse(bytes).unwrap_or_default().blobs;
         self.life.spawn("read ahead", async move {
-            let fetches = stream::iter(blobs).map(|blob| inner.fetch_ahead(&target, blob.digest));
+            let fetches = stream::iter(blobs).map(|blob| inner.fetch_ahead(&target, blob.digest, &errand));
             let mut fetches = fetches.buffer_unordered(READ_AHEAD);
             while !inner.life.is_stopping() && fetches.next().await.is_some() {}
         });
     }
 
     /// Whether it came is the concern of whoever asks for it.
-    async fn fetch_ahead(&self, target: &Target, digest: Digest) {
+    async fn fetch_ahead(&self, target: &Target, digest: Digest, errand: &Errand) {
         if self.store.size(&digest).await.is_none() {
-            let (mut follower, _, _) = self.flights.join(self.order(target, &digest));
+            let errand = errand.at(Priority::Background);
+            let (mut follower, _, _) = self.flights.join(self.order(target, &digest, &errand));
             let _ = follower.proven().await;
         }
     }

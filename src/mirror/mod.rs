@@ -23,17 +23,18 @@ use std::time::{Duration, Instant};
 use moka::future::Cache;
 
 pub use error::Error;
+pub use manifest::Asked;
 pub use passage::Passage;
 pub use served::{BlobAnswer, Content, ListAnswer, ManifestAnswer, Served};
 
-use self::check::Checked;
+use self::check::{Checked, Trouble};
 use self::manifest::Fetched;
 use crate::config::{self, Config, UpstreamId};
 use crate::flight::{Calls, Flights};
 use crate::lifecycle::Lifecycle;
 use crate::oci::{Digest, Reference, Repository};
 use crate::routing::Target;
-use crate::scheduler::{Errand, Scheduler};
+use crate::scheduler::{Errand, Outlook, Scheduler};
 use crate::store::{Link, Name, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Client, UpstreamMetrics};
@@ -46,12 +47,13 @@ struct Inner {
     offline: bool,
     upstreams: Vec<Upstream>,
     store: Store,
-    scheduler: Arc<Scheduler>,
+    scheduler: Scheduler,
     flights: Flights,
     manifests: Calls<(Digest, Option<Repository>), Fetched>,
     checks: Calls<(Repository, Name), Checked>,
     proofs: Calls<(Repository, Subject), Result<Link, Error>>,
     absent: Cache<(Repository, Subject), Absent>,
+    troubles: moka::sync::Cache<(Repository, Name), Trouble>,
     // What manifests say of their blobs' sizes: a hint that makes room early and catches a wrong length.
     sizes: moka::sync::Cache<(Repository, Digest), u64>,
     life: Lifecycle,
@@ -98,11 +100,13 @@ impl Mirror {
         life: &Lifecycle,
         metrics: &Metrics,
     ) -> Result<Mirror, upstream::BadSetup> {
-        let scheduler = Arc::new(Scheduler::new(config, metrics));
+        let scheduler = Scheduler::new(config, Some(store), life, metrics);
         let counts = UpstreamMetrics::new(metrics, config);
         let upstreams = config.upstreams.iter().enumerate().map(|(index, upstream)| {
-            let client = Client::new(UpstreamId::new(index), upstream, counts.clone(), life)?;
-            Ok(Upstream { config: upstream.clone(), client: Arc::new(client) })
+            let client = Client::new(UpstreamId::new(index), upstream, &scheduler, counts.clone(), life)?;
+            let client = Arc::new(client);
+            life.spawn("ask for spent accounts", Arc::clone(&client).probe_spent(life.clone()));
+            Ok(Upstream { config: upstream.clone(), client })
         });
         let upstreams = upstreams.collect::<Result<_, _>>()?;
         let absent = Cache::builder().max_capacity(MOST_ABSENT).expire_after(NegativeTtl);
@@ -110,15 +114,31 @@ impl Mirror {
             offline: config.offline,
             upstreams,
             store: store.clone(),
-            flights: Flights::new(config, store, &scheduler, life, metrics),
+            flights: Flights::new(config, store, life, metrics),
             scheduler,
             manifests: Calls::new("fetch a manifest", life),
             checks: Calls::new("check a name", life),
             proofs: Calls::new("prove a link", life),
             absent: absent.build(),
+            troubles: moka::sync::Cache::new(MOST_ABSENT),
             sizes: moka::sync::Cache::builder().max_capacity(MOST_SIZES).time_to_live(SIZES_LIVE).build(),
             life: life.clone(),
         })))
+    }
+
+    /// What is left of the budgets of all upstreams, and who waits for them.
+    pub fn outlook(&self) -> Vec<Outlook> {
+        self.0.scheduler.outlook()
+    }
+
+    /// What a client is told who was kept waiting for `patience` and will not wait longer: for budget, where that
+    /// is what is missing. What it asked for goes on being fetched.
+    pub fn out_of_patience(&self, target: &Target, patience: Duration) -> Error {
+        let payer = self.0.scheduler.payer(target.upstream, &target.repository.name);
+        Error::Upstream(payer.map_or_else(upstream::Error::Refused, |payer| upstream::Error::TimedOut {
+            endpoint: payer.endpoint,
+            after: patience,
+        }))
     }
 
     /// Every repository of which something is remembered.
@@ -143,10 +163,11 @@ impl Inner {
         target: &Target,
         digest: &Digest,
         is_manifest: bool,
+        errand: &Errand,
     ) -> Result<Link, Error> {
         let subject = if is_manifest { Subject::Manifest(*digest) } else { Subject::Blob(*digest) };
         self.may_ask(target, &subject).await?;
-        let (inner, target, digest) = (Arc::clone(self), target.clone(), *digest);
+        let (inner, target, digest, on) = (Arc::clone(self), target.clone(), *digest, errand.clone());
         let key = (target.repository.clone(), subject.clone());
         let work = move || async move {
             // That a repository has a blob of this digest does not make it a manifest there.
@@ -154,10 +175,10 @@ impl Inner {
             {
                 return Ok(link);
             }
-            let outcome = inner.ask_for_proof(&target, &digest, is_manifest).await;
+            let outcome = inner.ask_for_proof(&target, &digest, is_manifest, &on).await;
             inner.note_absence(&target, subject, outcome).await
         };
-        let outcome = self.proofs.call(key, work).await;
+        let outcome = self.proofs.call(key, errand, work).await;
         outcome.map_or_else(|| Err(given_up()), |(outcome, _)| outcome)
     }
 
@@ -166,14 +187,14 @@ impl Inner {
         target: &Target,
         digest: &Digest,
         is_manifest: bool,
+        errand: &Errand,
     ) -> Result<Link, Error> {
         let client = &self.upstream(target).client;
-        let lease = self.scheduler.lease(target.upstream, Errand::Question).await?;
         let name = &target.repository.name;
         let found = if is_manifest {
-            client.head_manifest(&lease, name, &Reference::Digest(*digest)).await?
+            client.head_manifest(errand, name, &Reference::Digest(*digest)).await?
         } else {
-            client.head_blob(&lease, name, digest).await?
+            client.head_blob(errand, name, digest).await?
         };
         let mentioned = || self.sizes.get(&(target.repository.clone(), *digest));
         let media_type = found.media_type.as_deref().filter(|_| is_manifest).map(document::bare_type);

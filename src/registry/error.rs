@@ -1,11 +1,13 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
 use crate::access::Denied;
+use crate::lifecycle;
 use crate::mirror;
 use crate::oci::{BadRequest, ErrorCode, Kind};
 use crate::routing::NoRoute;
+use crate::scheduler::{ANONYMOUS, Refused};
 use crate::upstream;
 
 /// Why a request gets no content. The only place that knows both HTTP status and OCI code.
@@ -52,8 +54,6 @@ pub(super) struct Told {
     pub(super) retry_after: Option<Duration>,
 }
 
-/// When all connections to an upstream are busy, it is worth trying again soon.
-const BUSY_PAUSE: Duration = Duration::from_secs(5);
 /// What is advised where an upstream that throttles does not say.
 const THROTTLE_PAUSE: Duration = Duration::from_secs(60);
 
@@ -95,15 +95,6 @@ fn mirror_told(kind: Kind, error: &mirror::Error) -> Told {
     match error {
         mirror::Error::Upstream(error) => upstream_told(kind, error),
         mirror::Error::Negative(error) => Told { reason: "negative", ..upstream_told(kind, error) },
-        mirror::Error::Refused(refused) => Told {
-            retry_after: Some(BUSY_PAUSE),
-            ..told(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::Unavailable,
-                format!("{refused}; try again, or raise `max_connections` or `requests_per_second`"),
-                "busy",
-            )
-        },
         mirror::Error::Offline => told(
             StatusCode::NOT_FOUND,
             unknown(kind),
@@ -135,6 +126,7 @@ fn upstream_told(kind: Kind, error: &upstream::Error) -> Told {
     };
     let unavailable = |status, text: &str| told(status, ErrorCode::Unavailable, text);
     match error {
+        upstream::Error::Refused(refused) => refused_told(refused),
         upstream::Error::NotFound { .. } => {
             told(StatusCode::NOT_FOUND, unknown(kind), "the upstream says that it does not exist")
         }
@@ -179,6 +171,70 @@ fn upstream_told(kind: Kind, error: &upstream::Error) -> Told {
             unavailable(StatusCode::BAD_GATEWAY, "the transfer from the upstream broke off; try again")
         }
     }
+}
+
+/// No request was sent. 429 where waiting helps and a budget is what is missing; 503 for what is over in a moment,
+/// since containerd repeats a 429 at once; 502 where the operator has to do something.
+fn refused_told(refused: &Refused) -> Told {
+    let told = |status, code, text: String, reason| {
+        Told { status, code, text, reason, retry_after: refused.retry_after() }
+    };
+    match refused {
+        Refused::Busy { .. } => told(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Unavailable,
+            format!("{refused}; try again, or raise `max_connections` or `requests_per_second`"),
+            "busy",
+        ),
+        Refused::Learning { .. } | Refused::Crowded { .. } => told(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Unavailable,
+            format!("{refused}; try again"),
+            "busy",
+        ),
+        Refused::Spent { registry, account, until } => told(
+            StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::TooManyRequests,
+            format!(
+                "the pull limit of {registry} is spent and this is not in the cache; {} has pulls again at about {} \
+                 UTC. Try again then, or give this mirror an account with more",
+                whose(account),
+                clock_time(lifecycle::now() + *until)
+            ),
+            "spent",
+        ),
+        Refused::Paused { .. } => told(
+            StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::TooManyRequests,
+            format!("{refused}; try again later"),
+            "paused",
+        ),
+        Refused::Aside { account, registry, .. } => told(
+            StatusCode::BAD_GATEWAY,
+            ErrorCode::Unavailable,
+            format!(
+                "this mirror could not log in to {registry} as `{account}`; its log says why (`tidelock check --online` \
+                 tests the accounts)"
+            ),
+            "login",
+        ),
+        Refused::Nobody { .. } => told(
+            StatusCode::BAD_GATEWAY,
+            ErrorCode::Unavailable,
+            format!("{refused}, and `anonymous = \"never\"` stands in the configuration"),
+            "login",
+        ),
+    }
+}
+
+fn whose(account: &str) -> String {
+    if account == ANONYMOUS { "anonymous access".to_owned() } else { format!("account `{account}`") }
+}
+
+/// `2026-11-25 14:05`.
+fn clock_time(time: SystemTime) -> String {
+    let date = httpdate::HttpDate::from(time).to_string();
+    date.trim_end_matches(" GMT").to_owned()
 }
 
 fn unknown(kind: Kind) -> ErrorCode {

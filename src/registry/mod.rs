@@ -6,15 +6,19 @@
 
 mod error;
 mod metrics;
+mod patience;
 mod ranges;
 mod record;
 mod response;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_RANGE, HOST, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE};
-use http::{HeaderMap, Method, Request, Response};
+use http::header::{
+    ACCEPT, CONTENT_RANGE, HOST, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE, USER_AGENT,
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use self::error::Error;
 use self::metrics::RegistryMetrics;
@@ -28,7 +32,8 @@ use crate::oci::{
     Repository, RepositoryName, TagList, next_page,
 };
 use crate::routing::{Router, Target};
-use crate::server::Body;
+use crate::scheduler::{ClientAddr, Errand};
+use crate::server::{Body, Peer};
 use crate::telemetry::Metrics;
 
 /// The clients' door. Cheap to clone.
@@ -48,6 +53,9 @@ struct Asked<'a> {
     path: &'a str,
     headers: &'a HeaderMap,
     ns: Option<RegistryHost>,
+    errand: Errand,
+    /// How long the client waits for a head.
+    patience: Duration,
 }
 
 impl Registry {
@@ -63,18 +71,25 @@ impl Registry {
 
     /// Answers one request, whatever it is.
     pub async fn handle<B>(self, request: Request<B>) -> Response<Body> {
+        let begun = Instant::now();
         let mut record = Record::begin(&self.0.metrics, &request);
         let (head, body) = request.into_parts();
         // A body is nothing that the pull side asks for; it is not read.
         drop(body);
-        let answer = self.answer(&head, &mut record).await.unwrap_or_else(|error| {
-            let told = error.told();
-            record.failed(&error, &told);
-            match error {
-                Error::Range(size) => response::error(&told).with(CONTENT_RANGE, format!("bytes */{size}")),
-                _ => response::error(&told),
+        let answer = match self.answer(&head, &mut record).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let told = error.told();
+                record.failed(&error, &told);
+                if told.status == StatusCode::TOO_MANY_REQUESTS {
+                    patience::slow_down(begun).await;
+                }
+                match error {
+                    Error::Range(size) => response::error(&told).with(CONTENT_RANGE, format!("bytes */{size}")),
+                    _ => response::error(&told),
+                }
             }
-        });
+        };
         let answer = if head.method == Method::HEAD { answer.without_body() } else { answer };
         record.seal(answer)
     }
@@ -85,7 +100,14 @@ impl Registry {
         }
         let path = head.uri.path();
         let (request, ns) = OciRequest::parse(path, head.uri.query())?;
-        let asked = Asked { head: head.method == Method::HEAD, path, headers: &head.headers, ns };
+        let asked = Asked {
+            head: head.method == Method::HEAD,
+            path,
+            headers: &head.headers,
+            ns,
+            errand: errand(head),
+            patience: patience::of(values(&head.headers, &USER_AGENT).next()),
+        };
         let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
         let host = host.or(head.uri.authority().map(|authority| authority.as_str()));
         let answer = match request {
@@ -105,7 +127,7 @@ impl Registry {
             }
             OciRequest::Referrers { name, digest, artifact_type } => {
                 let target = self.admit(Kind::Referrers, &name, host, &asked, record)?;
-                self.referrers(&target, &digest, artifact_type.as_deref(), record).await
+                self.referrers(&target, &digest, artifact_type.as_deref(), &asked, record).await
             }
         };
         answer.map(|answer| answer.namespace(asked.ns.as_ref()))
@@ -135,7 +157,8 @@ impl Registry {
         record: &mut Record,
     ) -> Result<Answer, Error> {
         let accept = Accept::parse(values(asked.headers, &ACCEPT));
-        let answer = self.0.mirror.manifest(target, reference, &accept, asked.head).await;
+        let how = mirror::Asked { accept: &accept, head: asked.head, errand: &asked.errand };
+        let answer = self.in_time(target, asked, self.0.mirror.manifest(target, reference, how)).await;
         let answer = answer.map_err(|source| {
             let separator = if matches!(reference, Reference::Tag(_)) { ':' } else { '@' };
             let what = format!("{}{separator}{reference}", target.repository);
@@ -156,9 +179,9 @@ impl Registry {
     ) -> Result<Answer, Error> {
         let mirror = &self.0.mirror;
         let answer = if asked.head {
-            mirror.head_blob(target, digest).await
+            self.in_time(target, asked, mirror.head_blob(target, digest, &asked.errand)).await
         } else {
-            mirror.blob(target, digest).await
+            mirror.blob(target, digest, &asked.errand).await
         };
         let answer = answer.map_err(|source| {
             let what = format!("{}@{digest}", target.repository);
@@ -178,7 +201,7 @@ impl Registry {
         asked: &Asked<'_>,
         record: &mut Record,
     ) -> Result<Answer, Error> {
-        let answer = self.0.mirror.tags(target).await;
+        let answer = self.in_time(target, asked, self.0.mirror.tags(target, &asked.errand)).await;
         let failed = |source| Error::Mirror { what: target.repository.to_string(), kind: Kind::Tags, source };
         let answer = answer.map_err(failed)?;
         record.served(answer.served);
@@ -198,9 +221,11 @@ impl Registry {
         target: &Target,
         digest: &Digest,
         artifact_type: Option<&str>,
+        asked: &Asked<'_>,
         record: &mut Record,
     ) -> Result<Answer, Error> {
-        let answer = self.0.mirror.referrers(target, digest).await;
+        let answer = self.0.mirror.referrers(target, digest, &asked.errand);
+        let answer = self.in_time(target, asked, answer).await;
         let what = || format!("referrers of {}@{digest}", target.repository);
         let failed = |source| Error::Mirror { what: what(), kind: Kind::Referrers, source };
         let answer = answer.map_err(failed)?;
@@ -213,6 +238,18 @@ impl Registry {
         referrers.filter(artifact_type);
         let document = Bytes::from(referrers.to_json());
         Ok(response::filtered(response::list(&answer, OCI_INDEX, document)))
+    }
+
+    /// The answer, while the client still waits for one. What it asked for goes on in any case: its next try finds
+    /// it.
+    async fn in_time<T>(
+        &self,
+        target: &Target,
+        asked: &Asked<'_>,
+        answer: impl Future<Output = Result<T, mirror::Error>>,
+    ) -> Result<T, mirror::Error> {
+        let answer = tokio::time::timeout(asked.patience, answer).await;
+        answer.unwrap_or_else(|_| Err(self.0.mirror.out_of_patience(target, asked.patience)))
     }
 
     fn catalog(&self, page: &Page, asked: &Asked<'_>) -> Result<Answer, Error> {
@@ -243,6 +280,11 @@ impl Asked<'_> {
         let ns = self.ns.as_ref().map(|ns| ("ns", ns.as_str()));
         Some(next_page(self.path, page.n?, last?, ns.as_slice()))
     }
+}
+
+fn errand(head: &http::request::Parts) -> Errand {
+    let peer = head.extensions.get::<Peer>();
+    Errand::of(peer.map_or(ClientAddr::NOBODY, |peer| ClientAddr::of(peer.addr.ip())))
 }
 
 /// All values of a header that are text.

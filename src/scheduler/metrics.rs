@@ -1,69 +1,219 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use tokio::time::Instant;
 
+use super::budget::ANONYMOUS;
+use super::lane::Lane;
+use super::{AccountOutlook, Priority};
+use crate::config;
 use crate::telemetry::Metrics;
 
-/// What the scheduler counts.
-#[derive(Debug)]
+/// What the schedulers of all upstreams count.
+#[derive(Debug, Clone)]
 pub(super) struct SchedulerMetrics {
     wait: HistogramVec,
     queue: IntGaugeVec,
     throttled: IntCounterVec,
+    aside: IntGaugeVec,
+}
+
+/// The same for one upstream.
+#[derive(Debug, Clone)]
+pub(super) struct LaneMetrics {
+    counts: SchedulerMetrics,
+    registry: String,
+}
+
+/// Why a request was not sent, or was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// All connections in use, or the pace full.
+    Busy,
+    /// The queue is full.
+    Crowded,
+    /// No account has a pull left: not sent.
+    Spent,
+    /// The upstream's abuse limit is waited for: not sent.
+    Paused,
+    /// The account cannot log in.
+    Login,
+    /// The upstream said that the pull quota is spent.
+    Quota,
+    /// The upstream said that there are too many requests.
+    Abuse,
 }
 
 /// One waiter in the queue, until dropped.
 pub(super) struct Waiting(IntGauge);
 
-/// The one priority of today; the label stands so that dashboards need not change.
-const PRIORITY: &str = "foreground";
-/// Whoever pays: being busy is nobody's fault in particular.
+/// The `account` of what is nobody's fault in particular.
 const ANY_ACCOUNT: &str = "any";
-/// All connections in use, or the pace full.
-const BUSY: &str = "busy";
 
 impl SchedulerMetrics {
-    pub(super) fn new<'a>(metrics: &Metrics, registries: impl Iterator<Item = &'a str>) -> Self {
-        let wait = metrics.seconds(
-            "schedule_wait_seconds",
-            "Time that a request waited for leave to go upstream.",
-            &["upstream", "priority"],
-        );
-        let queue = metrics.gauges(
-            "schedule_queue",
-            "Requests that wait for leave to go upstream.",
-            &["upstream", "priority"],
-        );
-        let throttled = metrics.counters(
-            "throttled_total",
-            "Requests that were not sent upstream, or were refused there, for a limit.",
-            &["upstream", "account", "reason"],
-        );
-        for registry in registries {
-            wait.with_label_values(&[registry, PRIORITY]);
-            queue.with_label_values(&[registry, PRIORITY]);
-            throttled.with_label_values(&[registry, ANY_ACCOUNT, BUSY]);
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        SchedulerMetrics {
+            wait: metrics.seconds(
+                "schedule_wait_seconds",
+                "Time that a request waited for leave to go upstream.",
+                &["upstream", "priority"],
+            ),
+            queue: metrics.gauges(
+                "schedule_queue",
+                "Requests that wait for leave to go upstream.",
+                &["upstream", "priority"],
+            ),
+            throttled: metrics.counters(
+                "throttled_total",
+                "Requests that were not sent upstream, or were refused there, for a limit.",
+                &["upstream", "account", "reason"],
+            ),
+            aside: metrics.gauges(
+                "account_aside",
+                "1 while an account is set aside because it cannot log in.",
+                &["upstream", "account"],
+            ),
         }
-        SchedulerMetrics { wait, queue, throttled }
+    }
+}
+
+impl LaneMetrics {
+    /// The series of one upstream, at 0.
+    pub(super) fn new(counts: &SchedulerMetrics, upstream: &config::Upstream) -> Self {
+        let registry = upstream.registry.to_string();
+        for priority in Priority::ALL.map(Priority::as_str) {
+            counts.wait.with_label_values(&[registry.as_str(), priority]);
+            counts.queue.with_label_values(&[registry.as_str(), priority]);
+        }
+        for reason in [Reason::Busy, Reason::Crowded, Reason::Paused] {
+            counts.throttled.with_label_values(&[registry.as_str(), ANY_ACCOUNT, reason.as_str()]);
+        }
+        let named = upstream.accounts.iter().map(|account| account.name.as_str());
+        for account in named.clone().chain(upstream.may_go_anonymous().then_some(ANONYMOUS)) {
+            for reason in [Reason::Spent, Reason::Quota, Reason::Abuse] {
+                counts.throttled.with_label_values(&[registry.as_str(), account, reason.as_str()]);
+            }
+        }
+        for account in named {
+            counts.throttled.with_label_values(&[registry.as_str(), account, Reason::Login.as_str()]);
+            counts.aside.with_label_values(&[registry.as_str(), account]);
+        }
+        LaneMetrics { counts: counts.clone(), registry }
     }
 
-    pub(super) fn waiting(&self, registry: &str) -> Waiting {
-        let gauge = self.queue.with_label_values(&[registry, PRIORITY]);
+    pub(super) fn waiting(&self, priority: Priority) -> Waiting {
+        let gauge = self.counts.queue.with_label_values(&[self.registry.as_str(), priority.as_str()]);
         gauge.inc();
         Waiting(gauge)
     }
 
-    pub(super) fn waited(&self, registry: &str, wait: Duration) {
-        self.wait.with_label_values(&[registry, PRIORITY]).observe(wait.as_secs_f64());
+    pub(super) fn waited(&self, priority: Priority, wait: Duration) {
+        let labels = [self.registry.as_str(), priority.as_str()];
+        self.counts.wait.with_label_values(&labels).observe(wait.as_secs_f64());
     }
 
-    pub(super) fn refused(&self, registry: &str) {
-        self.throttled.with_label_values(&[registry, ANY_ACCOUNT, BUSY]).inc();
+    pub(super) fn throttled(&self, reason: Reason, account: Option<&str>) {
+        let labels = [self.registry.as_str(), account.unwrap_or(ANY_ACCOUNT), reason.as_str()];
+        self.counts.throttled.with_label_values(&labels).inc();
+    }
+
+    pub(super) fn aside(&self, account: Option<&str>, aside: bool) {
+        let labels = [self.registry.as_str(), account.unwrap_or(ANY_ACCOUNT)];
+        self.counts.aside.with_label_values(&labels).set(i64::from(aside));
+    }
+}
+
+impl Reason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Reason::Busy => "busy",
+            Reason::Crowded => "crowded",
+            Reason::Spent => "spent",
+            Reason::Paused => "paused",
+            Reason::Login => "login",
+            Reason::Quota => "quota",
+            Reason::Abuse => "abuse",
+        }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+/// What is left of each account: found out when scraped, since it changes with the time alone. Where there is
+/// no limit, or none is known, limit and remaining are `+Inf` and the window is 0; an account that will not be
+/// exhausted has `+Inf` seconds until then.
+pub(super) struct QuotaCollector {
+    lanes: Vec<Weak<Lane>>,
+    limit: GaugeVec,
+    remaining: GaugeVec,
+    window: GaugeVec,
+    exhaustion: GaugeVec,
+}
+
+impl QuotaCollector {
+    pub(super) fn new(lanes: &[Arc<Lane>]) -> QuotaCollector {
+        let gauge = |name, help| Metrics::unregistered_gauges(name, help, &["upstream", "account"]);
+        QuotaCollector {
+            lanes: lanes.iter().map(Arc::downgrade).collect(),
+            limit: gauge("ratelimit_limit", "Pulls that an account may make in a window; +Inf: no limit known."),
+            remaining: gauge("ratelimit_remaining", "Pulls that an account has left; +Inf: no limit known."),
+            window: gauge("ratelimit_window_seconds", "The window of an account's limit; 0: no limit known."),
+            exhaustion: gauge(
+                "ratelimit_exhaustion_seconds",
+                "Until an account has no pulls left, if they go on as in the last hour; +Inf: never.",
+            ),
+        }
+    }
+
+    fn all(&self) -> [&GaugeVec; 4] {
+        [&self.limit, &self.remaining, &self.window, &self.exhaustion]
+    }
+
+    fn look(&self) {
+        for lane in self.lanes.iter().filter_map(Weak::upgrade) {
+            let outlook = lane.outlook(Instant::now());
+            let mut accounts: BTreeMap<&str, Vec<&AccountOutlook>> = BTreeMap::new();
+            for account in &outlook.accounts {
+                accounts.entry(&account.account).or_default().push(account);
+            }
+            for (account, doors) in accounts {
+                self.show(&[outlook.registry.as_str(), account], &doors);
+            }
+        }
+    }
+
+    /// One account; where several endpoints limit it, what it may pull is the sum.
+    fn show(&self, labels: &[&str; 2], doors: &[&AccountOutlook]) {
+        let limited: Vec<_> = doors.iter().filter(|door| door.limit.is_some()).collect();
+        let sum = |of: fn(&AccountOutlook) -> Option<u64>| match limited[..] {
+            [] => f64::INFINITY,
+            _ => limited.iter().filter_map(|door| of(door)).sum::<u64>() as f64,
+        };
+        self.limit.with_label_values(labels).set(sum(|door| door.limit));
+        self.remaining.with_label_values(labels).set(sum(|door| door.remaining));
+        let window = limited.iter().filter_map(|door| door.window).max().unwrap_or_default();
+        self.window.with_label_values(labels).set(window.as_secs_f64());
+        let exhaustion = limited.iter().filter_map(|door| door.exhaustion).min();
+        let exhaustion = exhaustion.map_or(f64::INFINITY, |left| left.as_secs_f64());
+        self.exhaustion.with_label_values(labels).set(exhaustion);
+    }
+}
+
+impl Collector for QuotaCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.all().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.look();
+        self.all().into_iter().flat_map(Collector::collect).collect()
     }
 }

@@ -1,256 +1,218 @@
 //! Decides which upstream request goes next, on which account, and when.
 //!
-//! Nothing is sent upstream without a [`Lease`] (I2): the calls of `upstream` take one, and only
-//! [`Scheduler::lease`] makes them. A lease is one of an upstream's `max_connections` and is paced to
-//! `requests_per_second`; it is given back when dropped, so it lives as long as the transfer it was taken
-//! for. Every wait ends by `schedule.max_wait` (I8). A quarter of the connections is kept from blobs, so that a
-//! tag check never waits for somebody's gigabytes.
+//! ```text
+//!  upstream ── Want ──▶ Lane ── connection, pace, budget ──▶ Lease, Pull ── what came of it ──▶ Ledger
+//!                        └ Queue: by priority, fairly between clients
+//! ```
 //!
-//! Waiters are served in the order of arrival. Pull quotas of accounts are not judged here yet: the first
-//! account of an upstream pays for everything.
+//! Nothing is sent upstream without a [`Lease`], and nothing that a registry counts without a [`Pull`] (I2): the
+//! calls of `upstream` take one, and only [`Scheduler`] makes them. Every upstream has a [`lane`] of its own;
+//! each of its endpoints has a [`ledger`] for each account, and [`budget`] chooses among them. Every wait ends
+//! by `schedule.max_wait` (I8). What the ledgers know is kept in the store, a granted pull before it is sent.
+//!
+//! Two kinds of "no" are kept apart. A spent *pull quota* makes its account rest while others go on and free
+//! questions still go; the account is asked by a free HEAD whether it has recovered, so that nobody's pull has
+//! to find out. An *abuse limit* is about the address, so everything to that endpoint pauses.
+//!
+//! Leaves out how an answer is read (`upstream`) and what is served in the meantime (`mirror`).
 
+mod budget;
+mod errand;
+mod hour;
+mod keeping;
+mod lane;
+mod lease;
+mod ledger;
 mod metrics;
+mod outlook;
+mod pace;
+mod queue;
+mod refused;
+mod spenders;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::clock::{Clock, Reference};
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use self::metrics::SchedulerMetrics;
+pub use budget::ANONYMOUS;
+pub use errand::{ClientAddr, Errand, Priority, Urgency};
+pub use lease::{Lease, Pull, Sent};
+pub use outlook::{AccountOutlook, Outlook, Payer, Standing};
+pub use refused::Refused;
+pub use spenders::Spent;
+
+use self::keeping::Keeper;
+use self::lane::Lane;
+use self::metrics::{LaneMetrics, QuotaCollector, SchedulerMetrics};
 use crate::config::{Config, UpstreamId};
+use crate::lifecycle::Lifecycle;
+use crate::oci::{Reference, RepositoryName};
+use crate::store::Store;
 use crate::telemetry::Metrics;
 
-/// Hands out leave to send upstream requests.
-#[derive(Debug)]
+/// Hands out leave to send upstream requests. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Scheduler {
-    lanes: Vec<Lane>,
+    lanes: Arc<[Arc<Lane>]>,
     max_wait: Duration,
-    metrics: SchedulerMetrics,
+    keeper: Option<Arc<Keeper>>,
+    life: Lifecycle,
 }
 
-/// What a lease is wanted for.
+/// A request that somebody wants to send.
+#[derive(Debug, Clone)]
+pub struct Want {
+    repository: RepositoryName,
+    kind: Kind,
+    from: usize,
+    only: Option<Only>,
+}
+
+/// What an answer says of a quota.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Requests in a window.
+    pub limit: Option<u64>,
+    /// The window.
+    pub window: Option<Duration>,
+    /// What is left; may be below 0.
+    pub remaining: Option<i64>,
+    /// Until it is whole again.
+    pub reset: Option<Duration>,
+}
+
+/// A spent account that is due to be asked, and about what.
+#[derive(Debug)]
+pub struct Probe {
+    /// The lease to ask with.
+    pub lease: Lease,
+    /// What was last pulled on the account.
+    pub repository: RepositoryName,
+    /// By this reference.
+    pub reference: Reference,
+}
+
+/// What a request is, as far as leave to send it is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Errand {
-    /// A manifest, a list, or a mere HEAD: over in a moment.
+enum Kind {
+    /// A list, or a mere HEAD: over in a moment, and free.
     Question,
     /// A blob, which may take its time.
     Transfer,
+    /// A manifest: counted.
+    Pull,
 }
 
-/// Leave to send requests to one upstream, on one account, over one connection at a time.
-#[derive(Debug)]
-#[must_use = "a lease is given back when it is dropped"]
-pub struct Lease {
-    upstream: UpstreamId,
-    account: Option<usize>,
-    _connection: OwnedSemaphorePermit,
-    _transfer: Option<OwnedSemaphorePermit>,
+/// An account at an endpoint, and no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Only {
+    door: usize,
+    purse: usize,
 }
-
-/// Why there is no lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// `schedule.max_wait` passed while all connections were busy or the pace was full.
-    #[error("waited {waited:?} for one of the upstream's {connections} connections")]
-    Busy {
-        /// How long it was waited.
-        waited: Duration,
-        /// The upstream's `max_connections`.
-        connections: usize,
-    },
-}
-
-/// What one upstream may be sent.
-#[derive(Debug)]
-struct Lane {
-    registry: String,
-    connections: Arc<Semaphore>,
-    // How many of them may carry blobs.
-    transfers: Arc<Semaphore>,
-    max_connections: usize,
-    pace: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Moment>>,
-    account: Option<usize>,
-}
-
-/// The runtime's clock, which tests can pause.
-#[derive(Debug, Clone)]
-struct TokioClock {
-    start: Instant,
-}
-
-/// Time since the scheduler began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Moment(Nanos);
 
 impl Scheduler {
-    /// A scheduler for the upstreams of `config`.
-    pub fn new(config: &Config, metrics: &Metrics) -> Scheduler {
-        let lanes: Vec<Lane> = config.upstreams.iter().map(Lane::new).collect();
-        let registries = lanes.iter().map(|lane| lane.registry.as_str());
-        let metrics = SchedulerMetrics::new(metrics, registries);
-        Scheduler { lanes, max_wait: config.schedule.max_wait, metrics }
+    /// A scheduler for the upstreams of `config`, which begins with what `store` kept of their budgets.
+    pub fn new(config: &Config, store: Option<&Store>, life: &Lifecycle, metrics: &Metrics) -> Scheduler {
+        let counts = SchedulerMetrics::new(metrics);
+        let lanes: Vec<Arc<Lane>> = config.upstreams.iter().enumerate().map(|(index, upstream)| {
+            let counts = LaneMetrics::new(&counts, upstream);
+            Arc::new(Lane::new(UpstreamId::new(index), upstream, &config.schedule, counts))
+        }).collect();
+        let lanes: Arc<[Arc<Lane>]> = lanes.into();
+        metrics.register(Box::new(QuotaCollector::new(&lanes)));
+        let keeper = store.map(|store| Arc::new(Keeper::open(store.clone(), &lanes, life)));
+        Scheduler { lanes, max_wait: config.schedule.max_wait, keeper, life: life.clone() }
     }
 
-    /// Waits for leave to go to `upstream` on `errand`, at most `schedule.max_wait`. Cancel-safe: who goes away leaves
-    /// the queue.
+    /// By when a wait that begins now is over.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.max_wait
+    }
+
+    /// Waits for leave to send what costs nothing, until `deadline`. Cancel-safe.
     ///
     /// # Errors
-    /// [`Refused::Busy`] when the wait is over.
-    pub async fn lease(&self, upstream: UpstreamId, errand: Errand) -> Result<Lease, Refused> {
-        let lane = &self.lanes[upstream.index()];
-        let begun = Instant::now();
-        let waiting = self.metrics.waiting(&lane.registry);
-        let lease = tokio::time::timeout(self.max_wait, lane.admit(upstream, errand)).await;
-        drop(waiting);
-        let waited = begun.elapsed();
-        self.metrics.waited(&lane.registry, waited);
-        lease.map_err(|_| {
-            self.metrics.refused(&lane.registry);
-            Refused::Busy { waited, connections: lane.max_connections }
-        })
-    }
-}
-
-impl Lease {
-    /// Whom this lease lets speak to.
-    pub fn upstream(&self) -> UpstreamId {
-        self.upstream
+    /// [`Refused`] says what is in the way and until when.
+    pub async fn lease(
+        &self,
+        upstream: UpstreamId,
+        want: Want,
+        errand: &Errand,
+        deadline: Instant,
+    ) -> Result<Lease, Refused> {
+        self.lane(upstream).lease(want, errand, deadline, &self.life).await
     }
 
-    /// Which of the upstream's accounts pays; `None` for nobody (anonymous).
-    pub fn account(&self) -> Option<usize> {
-        self.account
+    /// Waits for leave to send one counted request, until `deadline`. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Refused`] says which account is spent and until when.
+    pub async fn pull(
+        &self,
+        upstream: UpstreamId,
+        want: Want,
+        errand: &Errand,
+        deadline: Instant,
+    ) -> Result<Pull, Refused> {
+        let want = Want { kind: Kind::Pull, ..want };
+        let lease = self.lane(upstream).lease(want, errand, deadline, &self.life).await?;
+        // Were it sent before it is written down, a crash in between would make it be spent twice.
+        if let Some(keeper) = &self.keeper {
+            keeper.keep(self.lane(upstream)).await;
+        }
+        Ok(Pull::new(lease))
     }
-}
 
-impl Lane {
-    fn new(upstream: &crate::config::Upstream) -> Lane {
-        let rate =
-            std::num::NonZeroU32::new(upstream.requests_per_second).unwrap_or(std::num::NonZeroU32::MIN);
-        let clock = TokioClock { start: Instant::now() };
-        Lane {
-            registry: upstream.registry.to_string(),
-            connections: Arc::new(Semaphore::new(upstream.max_connections)),
-            transfers: Arc::new(Semaphore::new(upstream.max_connections - upstream.max_connections / 4)),
-            max_connections: upstream.max_connections,
-            pace: RateLimiter::direct_with_clock(Quota::per_second(rate), clock),
-            account: (!upstream.accounts.is_empty()).then_some(0),
+    /// Waits until a spent account is due to be asked by a free HEAD. Cancel-safe.
+    pub async fn probe(&self, upstream: UpstreamId) -> Probe {
+        let lane = self.lane(upstream);
+        loop {
+            let (due, wait) = lane.next_probe(Instant::now());
+            if let Some((only, repository, reference)) = due {
+                let want = Want { only: Some(only), ..Want::question(&repository) };
+                let deadline = Instant::now() + self.max_wait;
+                if let Ok(lease) = lane.lease(want, &Errand::background(), deadline, &self.life).await {
+                    return Probe { lease, repository, reference };
+                }
+                continue;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = lane.stirred.notified() => {}
+            }
         }
     }
 
-    async fn admit(&self, upstream: UpstreamId, errand: Errand) -> Lease {
-        let transfer = match errand {
-            Errand::Transfer => Some(permit(&self.transfers).await),
-            Errand::Question => None,
-        };
-        let connection = permit(&self.connections).await;
-        while let Err(early) = self.pace.check() {
-            tokio::time::sleep(early.wait_time_from(self.pace.clock().now())).await;
+    fn lane(&self, upstream: UpstreamId) -> &Arc<Lane> {
+        &self.lanes[upstream.index()]
+    }
+}
+
+impl Want {
+    /// A HEAD or a list.
+    pub fn question(repository: &RepositoryName) -> Want {
+        Want { repository: repository.clone(), kind: Kind::Question, from: 0, only: None }
+    }
+
+    /// A blob.
+    pub fn transfer(repository: &RepositoryName) -> Want {
+        Want { kind: Kind::Transfer, ..Want::question(repository) }
+    }
+
+    /// The same, of the endpoints behind the first `from` only.
+    #[must_use]
+    pub fn from(&self, from: usize) -> Want {
+        Want { from, ..self.clone() }
+    }
+
+    /// Which of `count` endpoints may be asked.
+    fn doors(&self, count: usize) -> std::ops::Range<usize> {
+        match self.only {
+            Some(Only { door, .. }) => door..door + 1,
+            None => self.from..count,
         }
-        Lease { upstream, account: self.account, _connection: connection, _transfer: transfer }
-    }
-}
-
-async fn permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    Arc::clone(semaphore).acquire_owned().await.expect("the semaphore is never closed")
-}
-
-impl Clock for TokioClock {
-    type Instant = Moment;
-
-    fn now(&self) -> Moment {
-        Moment(self.start.elapsed().into())
-    }
-}
-
-impl Reference for Moment {
-    fn duration_since(&self, earlier: Self) -> Nanos {
-        self.0.saturating_sub(earlier.0)
-    }
-
-    fn saturating_sub(&self, duration: Nanos) -> Self {
-        Moment(self.0.saturating_sub(duration))
-    }
-}
-
-impl std::ops::Add<Nanos> for Moment {
-    type Output = Moment;
-
-    fn add(self, other: Nanos) -> Moment {
-        Moment(self.0 + other)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Config;
-
-    fn scheduler(adjust: impl Fn(&mut Config)) -> Scheduler {
-        let mut config = Config::default();
-        adjust(&mut config);
-        Scheduler::new(&config, &Metrics::default())
-    }
-
-    const HUB: UpstreamId = UpstreamId::new(0);
-
-    #[tokio::test(start_paused = true)]
-    async fn never_more_than_max_connections_and_the_wait_ends() {
-        let scheduler = scheduler(|config| config.upstreams[0].max_connections = 2);
-        let (first, second) = (
-            scheduler.lease(HUB, Errand::Question).await.unwrap(),
-            scheduler.lease(HUB, Errand::Question).await.unwrap(),
-        );
-        let begun = Instant::now();
-        assert!(matches!(
-            scheduler.lease(HUB, Errand::Question).await,
-            Err(Refused::Busy { connections: 2, .. })
-        ));
-        assert_eq!(begun.elapsed(), Duration::from_secs(15));
-        drop(first);
-        assert!(scheduler.lease(HUB, Errand::Question).await.is_ok());
-        drop(second);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn blobs_leave_room_for_questions() {
-        let scheduler = scheduler(|config| config.upstreams[0].max_connections = 4);
-        let mut transfers = Vec::new();
-        for _ in 0..3 {
-            transfers.push(scheduler.lease(HUB, Errand::Transfer).await.unwrap());
-        }
-        assert!(scheduler.lease(HUB, Errand::Transfer).await.is_err());
-        let question = scheduler.lease(HUB, Errand::Question).await.unwrap();
-        assert!(scheduler.lease(HUB, Errand::Question).await.is_err(), "four connections are four");
-        drop((transfers, question));
-        assert!(scheduler.lease(HUB, Errand::Transfer).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn requests_are_paced() {
-        let scheduler = scheduler(|config| config.upstreams[0].requests_per_second = 10);
-        let begun = Instant::now();
-        for _ in 0..30 {
-            drop(scheduler.lease(HUB, Errand::Question).await.unwrap());
-        }
-        // Ten at once, the other twenty a tenth of a second apart.
-        let taken = begun.elapsed();
-        assert!(taken >= Duration::from_millis(1990) && taken < Duration::from_millis(2300), "{taken:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_goes_away_leaves_the_queue() {
-        let scheduler = scheduler(|config| config.upstreams[0].max_connections = 1);
-        let held = scheduler.lease(HUB, Errand::Question).await.unwrap();
-        let gone = tokio::time::timeout(Duration::from_secs(1), scheduler.lease(HUB, Errand::Question)).await;
-        assert!(gone.is_err());
-        drop(held);
-        assert!(scheduler.lease(HUB, Errand::Question).await.is_ok());
     }
 }

@@ -25,6 +25,8 @@ const LRU: TableDefinition<(u64, &[u8]), u64> = TableDefinition::new("lru");
 const LINKS: TableDefinition<LinkKey, LinkRow> = TableDefinition::new("links");
 /// Repository and name to digest, size, media type, since when and last confirmed.
 const NAMES: TableDefinition<NameKey, NameRow> = TableDefinition::new("names");
+/// Small notes of other rooms, by name.
+const NOTES: TableDefinition<&str, &[u8]> = TableDefinition::new("notes");
 /// Totals, and whether the last process closed the index.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
@@ -81,6 +83,8 @@ pub(super) enum Change {
     Named(Repository, Name, Stamp),
     /// A name means nothing any more.
     Unnamed(Repository, Name),
+    /// Another room has something to remember.
+    Noted(String, Vec<u8>),
     /// The process ends in order.
     Closed,
 }
@@ -96,6 +100,7 @@ struct Tables<'t> {
     lru: Table<'t, (u64, &'static [u8]), u64>,
     links: Table<'t, LinkKey, LinkRow>,
     names: Table<'t, NameKey, NameRow>,
+    notes: Table<'t, &'static str, &'static [u8]>,
     meta: Table<'t, &'static str, u64>,
 }
 
@@ -145,6 +150,11 @@ impl Index {
                 Some(Stamp { digest, size, media_type, since: time(since), confirmed: time(confirmed) })
             }))
         })
+    }
+
+    /// The note called `name`.
+    pub(super) fn note(&self, name: &str) -> Option<Vec<u8>> {
+        self.read(|read| Ok(read.open_table(NOTES)?.get(name)?.map(|row| row.value().to_vec())))
     }
 
     /// Every repository that has a name in it, in order.
@@ -277,6 +287,7 @@ impl<'t> Tables<'t> {
             lru: transaction.open_table(LRU)?,
             links: transaction.open_table(LINKS)?,
             names: transaction.open_table(NAMES)?,
+            notes: transaction.open_table(NOTES)?,
             meta: transaction.open_table(META)?,
         })
     }
@@ -303,6 +314,10 @@ impl<'t> Tables<'t> {
             }
             Change::Unnamed(repository, name) => {
                 self.names.remove((repository.to_string().as_str(), name.to_string().as_str()))?;
+                Ok(())
+            }
+            Change::Noted(name, note) => {
+                self.notes.insert(name.as_str(), note.as_slice())?;
                 Ok(())
             }
             Change::Closed => Ok(()),

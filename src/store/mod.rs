@@ -281,6 +281,20 @@ impl Store {
         self.0.index.change(Change::Unnamed(repository.clone(), name.clone())).await
     }
 
+    /// What another room noted under `name`.
+    pub fn note(&self, name: &str) -> Option<Vec<u8>> {
+        self.0.index.note(name)
+    }
+
+    /// Remembers a small note of another room. When this returns it survives a power cut; only the loss of the
+    /// whole index takes it along.
+    ///
+    /// # Errors
+    /// The index's.
+    pub async fn set_note(&self, name: &str, note: Vec<u8>) -> Result<(), Error> {
+        self.0.index.change(Change::Noted(name.to_owned(), note)).await
+    }
+
     /// Every repository in which a name is remembered, in order.
     pub fn repositories(&self) -> Vec<Repository> {
         self.0.index.repositories().iter().filter_map(|text| text.parse().ok()).collect()

@@ -1,6 +1,6 @@
 use prometheus::core::Collector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -40,6 +40,11 @@ impl Metrics {
             [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
         let options = HistogramOpts::from(opts(name, help)).buckets(BUCKETS.to_vec());
         self.add(HistogramVec::new(options, labels))
+    }
+
+    /// A gauge with labels for a collector that is registered as a whole, see [`Metrics::register`].
+    pub fn unregistered_gauges(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        GaugeVec::new(opts(name, help), labels).expect("a metric's name and labels are well-formed")
     }
 
     /// Metrics that are found out when asked for, under whatever names they have.

@@ -58,7 +58,9 @@ pub(super) async fn refusal(answer: Response<Incoming>, endpoint: String) -> Err
 }
 
 fn throttled(endpoint: String, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Error {
-    let message = quota_message(body);
+    // Amazon's limit of requests in a second speaks the quota's JSON too.
+    let is_pace = |message: &String| message.to_ascii_lowercase().contains("rate exceeded");
+    let message = quota_message(body).filter(|message| !is_pace(message));
     // GHCR's pace limit speaks the quota's JSON, with the pause in its text and in no header.
     let pause = message.as_deref().and_then(pause_in_text);
     let header = text(headers, RETRY_AFTER).and_then(|value| retry_after(value, now));

@@ -16,6 +16,7 @@ use super::trust::host_of;
 use super::wire::{Hop, Reach};
 use super::{Client, Error, body};
 use crate::oci::{Kind, RepositoryName};
+use crate::scheduler::Lease;
 
 /// A question, the same for every endpoint.
 #[derive(Debug, Clone)]
@@ -27,6 +28,7 @@ pub(super) struct Ask {
     pub(super) accept: &'static str,
     /// `Range`.
     pub(super) range: Option<String>,
+    /// Of the lease under which it is asked.
     pub(super) account: Option<usize>,
     pub(super) scope: String,
 }
@@ -60,9 +62,6 @@ impl Ask {
         Ask { accept, ..self }
     }
 
-    pub(super) fn paid_by(self, account: Option<usize>) -> Ask {
-        Ask { account, ..self }
-    }
 }
 
 impl Answer {
@@ -79,6 +78,16 @@ impl Answer {
         Error::BadAnswer { endpoint: self.host.clone(), reason: reason.to_owned() }
     }
 
+    /// Whether it came from where the endpoint sent us.
+    pub(super) fn is_redirected(&self) -> bool {
+        self.redirected
+    }
+
+    /// Whether it says that it has been asked too often; where the endpoint sent us is part of it.
+    fn is_throttled(&self) -> bool {
+        self.response.status() == StatusCode::TOO_MANY_REQUESTS
+    }
+
     /// Whether where we were sent takes exception to HEAD: many signatures are for one method.
     pub(super) fn refuses_head(&self) -> bool {
         self.redirected && matches!(self.response.status().as_u16(), 400 | 401 | 403 | 405 | 501)
@@ -91,19 +100,66 @@ impl Answer {
 }
 
 impl Client {
-    /// The endpoint's answer, or that of where it sends us. A signed URL that is refused is asked for afresh,
-    /// once.
-    pub(super) async fn ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Error> {
-        let answer = self.ask_and_follow(endpoint, ask).await?;
+    /// The answer of the lease's endpoint, or that of where it sends us. A signed URL that is refused is asked for
+    /// afresh, once.
+    pub(super) async fn ask(&self, lease: &Lease, ask: &Ask) -> Result<Answer, Error> {
+        self.ask_at(self.endpoint(lease), lease, ask).await
+    }
+
+    /// The same at another endpoint than the lease was given for: a transfer goes on where it can.
+    pub(super) async fn ask_at(
+        &self,
+        endpoint: &Endpoint,
+        lease: &Lease,
+        ask: &Ask,
+    ) -> Result<Answer, Error> {
+        let answer = self.ask_once_at(endpoint, lease, ask).await?;
         if !answer.is_over() {
             return Ok(answer);
         }
         body::scrap(answer.response).await;
-        self.ask_and_follow(endpoint, ask).await
+        self.ask_once_at(endpoint, lease, ask).await
     }
 
-    /// The same, without a second try.
-    pub(super) async fn ask_and_follow(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Error> {
+    /// Without a second try.
+    pub(super) async fn ask_once(&self, lease: &Lease, ask: &Ask) -> Result<Answer, Error> {
+        self.ask_once_at(self.endpoint(lease), lease, ask).await
+    }
+
+    /// Asks, and tells the scheduler what an endpoint has against us: the login, or that there is too much of us.
+    async fn ask_once_at(&self, endpoint: &Endpoint, lease: &Lease, ask: &Ask) -> Result<Answer, Error> {
+        let ask = Ask { account: lease.account(), ..ask.clone() };
+        let answer = self.ask_and_follow(endpoint, &ask).await;
+        match answer {
+            Ok(answer) if answer.is_throttled() => {
+                let is_pull = ask.kind == Kind::Manifest && ask.method == Method::GET;
+                let told = if answer.redirected { None } else { endpoint.told(answer.response.headers()) };
+                let error = answer.refusal().await;
+                if let Error::Throttled { retry_after, quota, .. } = error {
+                    match quota && is_pull {
+                        true => lease.refused(told.as_ref(), retry_after),
+                        false => lease.paused(endpoint.place, retry_after),
+                    }
+                }
+                Err(error)
+            }
+            Ok(answer) => {
+                lease.let_in(endpoint.place);
+                Ok(answer)
+            }
+            Err(error) => {
+                match &error {
+                    Error::Login { reason, .. } => lease.login_refused(endpoint.place, reason),
+                    // The token service is the registry's, and so is its patience.
+                    Error::Throttled { retry_after, .. } => lease.paused(endpoint.place, *retry_after),
+                    _ => {}
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn ask_and_follow(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Error> {
         let url = endpoint.url(&ask.path);
         let (mut response, grant) = self.be_let_in(endpoint, ask, &url).await?;
         let mut trail = Trail::new(&url);

@@ -2,7 +2,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 
 use super::answer::{is_encoded, is_html};
@@ -15,18 +14,21 @@ use super::placing::whole_length;
 use super::proxy::Proxies;
 use super::transfer::{Content, Transfer};
 use super::wire::Wire;
-use super::{Document, Error, Found, Next, UpstreamMetrics, body, tls};
+use super::tries::Tries;
+use super::{Document, Error, Found, UpstreamMetrics, body, tls};
 use crate::config::{self, UpstreamId};
 use crate::lifecycle::Lifecycle;
 use crate::oci::{Digest, Kind, MANIFEST_ACCEPT, Reference, RegistryHost, RepositoryName};
-use crate::scheduler::Lease;
+use crate::scheduler::{Errand, Lease, Pull, Scheduler, Told, Want};
 
 /// Speaks to one upstream: to its endpoints in order, until one has what is wanted.
 ///
-/// Every call takes a lease (I2). None of them retries what was answered: whether to ask again is the
-/// caller's business, except that a transfer under way is resumed.
+/// Every request goes out under a lease of the scheduler, a manifest by GET under a pull (I2). What was
+/// answered is not asked again, except on another account, at another endpoint, or after a pause that the
+/// upstream asked for; a transfer under way is resumed.
 pub struct Client {
     id: UpstreamId,
+    pub(super) scheduler: Scheduler,
     registry: RegistryHost,
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) wire: Arc<Wire>,
@@ -79,6 +81,7 @@ impl Client {
     pub fn new(
         id: UpstreamId,
         config: &config::Upstream,
+        scheduler: &Scheduler,
         metrics: UpstreamMetrics,
         life: &Lifecycle,
     ) -> Result<Client, BadSetup> {
@@ -96,11 +99,11 @@ impl Client {
         let origin = config.endpoints.len().checked_sub(1);
         let origin = origin.ok_or_else(|| BadSetup::NoEndpoint { index, registry: registry.clone() })?;
         let endpoints = config.endpoints.iter().enumerate();
-        let endpoints = endpoints.map(|(place, base)| Endpoint::new(base, place == origin)).collect();
+        let endpoints = endpoints.map(|(place, base)| Endpoint::new(base, place, place == origin)).collect();
         let wire = Arc::new(Wire::new(config, tls, proxies, Tally::new(metrics, config)));
         let accounts = config.accounts.iter().map(|account| Account::new(account, &registry)).collect();
         let logins = Logins::new(Arc::clone(&wire), accounts, &config.token_hosts, life);
-        Ok(Client { id, registry, endpoints, wire, logins })
+        Ok(Client { id, scheduler: scheduler.clone(), registry, endpoints, wire, logins })
     }
 
     /// The upstream's name.
@@ -111,108 +114,118 @@ impl Client {
     /// What the upstream says of a manifest, by HEAD: free at registries that count pulls.
     ///
     /// # Errors
-    /// Of the last endpoint that was asked.
+    /// Of the last endpoint that was asked, or why there is no leave to ask.
     pub async fn head_manifest(
         &self,
-        lease: &Lease,
+        errand: &Errand,
         repository: &RepositoryName,
         reference: &Reference,
     ) -> Result<Found, Error> {
-        let ask = self.about_manifest(lease, Method::HEAD, repository, reference);
-        self.first(|endpoint| Box::pin(self.found(endpoint, &ask))).await
+        let ask = about_manifest(Method::HEAD, repository, reference);
+        let mut tries = self.tries(errand, Want::question(repository));
+        loop {
+            let lease = tries.lease().await?;
+            let outcome = self.found(&lease, &ask).await;
+            if let Some(found) = tries.judge(&lease, outcome)? {
+                return Ok(found);
+            }
+        }
     }
 
-    /// A manifest by GET: one counted request for each endpoint that is tried.
+    /// A manifest by GET: one counted request, and another for each endpoint that is tried besides.
     ///
     /// # Errors
-    /// Of the last endpoint that was asked; [`Error::BadAnswer`] for more than 8 MiB, and for HTML.
+    /// Of the last endpoint that was asked; [`Error::BadAnswer`] for more than 8 MiB, and for HTML;
+    /// [`Error::Refused`] when no account has a pull left.
     pub async fn manifest(
         &self,
-        lease: &Lease,
+        errand: &Errand,
         repository: &RepositoryName,
         reference: &Reference,
     ) -> Result<Document, Error> {
-        let ask = self.about_manifest(lease, Method::GET, repository, reference);
-        self.first(|endpoint| Box::pin(self.document(endpoint, &ask))).await
+        let ask = about_manifest(Method::GET, repository, reference);
+        let mut tries = self.tries(errand, Want::question(repository));
+        loop {
+            let pull = tries.pull().await?;
+            let outcome = self.document(&pull, &ask, reference).await;
+            if let Some(document) = tries.judge(pull.as_ref(), outcome)? {
+                return Ok(document);
+            }
+        }
     }
 
     /// What the upstream says of a blob, by HEAD.
     ///
     /// # Errors
-    /// Of the last endpoint that was asked.
+    /// As [`Client::head_manifest`].
     pub async fn head_blob(
         &self,
-        lease: &Lease,
+        errand: &Errand,
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Found, Error> {
         let ask = Ask::about(Kind::Blob, Method::HEAD, repository, &format!("blobs/{digest}"));
-        let ask = ask.paid_by(self.account(lease));
-        self.first(|endpoint| Box::pin(self.found_blob(endpoint, &ask))).await
+        let mut tries = self.tries(errand, Want::question(repository));
+        loop {
+            let lease = tries.lease().await?;
+            let outcome = self.found_blob(&lease, &ask).await;
+            if let Some(found) = tries.judge(&lease, outcome)? {
+                return Ok(found);
+            }
+        }
     }
 
     /// Begins to fetch a blob at byte `from`; `total` is its size where that is known. Returns when the first
-    /// headers are in.
+    /// headers are in. What is kept of the blob already may be all of it; then nobody is asked.
     ///
     /// # Errors
-    /// Of the last endpoint that was asked; [`Error::BadAnswer`] when the blob is not `total` bytes long.
+    /// As [`Client::head_manifest`]; [`Error::BadAnswer`] when the blob is not `total` bytes long.
     pub async fn blob(
         self: &Arc<Self>,
-        lease: Lease,
+        errand: &Errand,
         repository: &RepositoryName,
         digest: &Digest,
         from: u64,
         total: Option<u64>,
     ) -> Result<Transfer, Error> {
         let ask = Ask::about(Kind::Blob, Method::GET, repository, &format!("blobs/{digest}"));
-        let ask = ask.paid_by(self.account(&lease));
-        Transfer::begin(Arc::clone(self), lease, Content { ask, total }, from).await
-    }
-
-    /// Asks the endpoints in order, until one is content or the origin has spoken.
-    pub(super) async fn first<'a, T>(
-        &'a self,
-        attempt: impl Fn(&'a Endpoint) -> BoxFuture<'a, Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let mut last = None;
-        for endpoint in &self.endpoints {
-            match attempt(endpoint).await {
-                Err(error) if error.next(endpoint.is_origin) == Next::OtherEndpoint => {
-                    tracing::debug!(registry = %self.registry, %error, "trying the next endpoint");
-                    last = Some(error);
-                }
-                outcome => return outcome,
+        let content = Content { ask, total };
+        let mut tries = self.tries(errand, Want::transfer(repository));
+        loop {
+            let lease = tries.lease().await?;
+            let opened = Transfer::open_at(self, &lease, &content, from, lease.endpoint()).await;
+            if let Some(opened) = tries.judge(&lease, opened)? {
+                return Ok(Transfer::new(Arc::clone(self), lease, content, from, opened));
             }
         }
-        Err(last.expect("there is an endpoint, and after the last one's error there is no next"))
     }
 
-    /// Which account a lease has pay. A lease for another upstream is a mistake in the program.
-    pub(super) fn account(&self, lease: &Lease) -> Option<usize> {
+    pub(super) fn tries<'a>(&'a self, errand: &'a Errand, want: Want) -> Tries<'a> {
+        Tries::new(self, errand, want)
+    }
+
+    /// The endpoint that a lease is for. A lease for another upstream is a mistake in the program.
+    pub(super) fn endpoint(&self, lease: &Lease) -> &Endpoint {
         debug_assert_eq!(lease.upstream(), self.id, "a lease is for the upstream that it was given for");
-        lease.account()
+        &self.endpoints[lease.endpoint()]
     }
 
-    fn about_manifest(
-        &self,
-        lease: &Lease,
-        method: Method,
-        repository: &RepositoryName,
-        reference: &Reference,
-    ) -> Ask {
-        let ask = Ask::about(Kind::Manifest, method, repository, &format!("manifests/{reference}"));
-        ask.accepting(MANIFEST_ACCEPT).paid_by(self.account(lease))
+    pub(super) fn id(&self) -> UpstreamId {
+        self.id
     }
 
-    async fn found(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Found, Error> {
-        let answer = self.ask(endpoint, ask).await?.success().await?;
+    /// A free question about a manifest; its answer tells what is left of the quota.
+    pub(super) async fn found(&self, lease: &Lease, ask: &Ask) -> Result<Found, Error> {
+        let sent = lease.send();
+        let answer = self.ask(lease, ask).await?.success().await?;
         check_document(&answer)?;
+        lease.answered(sent, self.told(lease, &answer).as_ref());
         Ok(Found::of(answer.response.headers()))
     }
 
     /// By HEAD; by a GET of the first byte where the endpoint sends us to a URL that is signed for GET alone.
-    async fn found_blob(&self, endpoint: &Endpoint, head: &Ask) -> Result<Found, Error> {
-        let answer = self.ask_and_follow(endpoint, head).await?;
+    async fn found_blob(&self, lease: &Lease, head: &Ask) -> Result<Found, Error> {
+        let answer = self.ask_once(lease, head).await?;
         if !answer.refuses_head() {
             let answer = answer.success().await?;
             let found = Found::of(answer.response.headers());
@@ -222,7 +235,7 @@ impl Client {
         }
         body::scrap(answer.response).await;
         let get = Ask { method: Method::GET, range: Some("bytes=0-0".to_owned()), ..head.clone() };
-        let answer = self.ask(endpoint, &get).await?;
+        let answer = self.ask(lease, &get).await?;
         let (status, headers) = (answer.response.status(), answer.response.headers());
         match status {
             StatusCode::OK => Ok(Found::of(headers)),
@@ -233,12 +246,31 @@ impl Client {
         }
     }
 
-    async fn document(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Document, Error> {
-        let answer = self.ask(endpoint, ask).await?.success().await?;
+    /// The counted request: the only place where a pull is spent.
+    async fn document(&self, pull: &Pull, ask: &Ask, reference: &Reference) -> Result<Document, Error> {
+        let sent = pull.send(reference);
+        let answer = match self.ask(pull.as_ref(), ask).await {
+            Ok(answer) => answer.success().await,
+            Err(error) => Err(error),
+        };
+        let answer = answer.inspect_err(|error| {
+            if error.was_not_counted() {
+                pull.in_vain();
+            }
+        })?;
+        pull.answered(sent, self.told(pull.as_ref(), &answer).as_ref());
         check_document(&answer)?;
         let Found { digest, media_type, .. } = Found::of(answer.response.headers());
         let bytes = self.read(answer, LARGEST_MANIFEST).await?;
         Ok(Document { bytes, media_type, digest })
+    }
+
+    /// What an answer says of the quota. Where the endpoint sent us elsewhere, it says nothing itself.
+    fn told(&self, lease: &Lease, answer: &Answer) -> Option<Told> {
+        if answer.is_redirected() {
+            return None;
+        }
+        self.endpoint(lease).told(answer.response.headers())
     }
 
     /// A whole body, counted.
@@ -253,6 +285,11 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("registry", &self.registry).finish_non_exhaustive()
     }
+}
+
+pub(super) fn about_manifest(method: Method, repository: &RepositoryName, reference: &Reference) -> Ask {
+    Ask::about(Kind::Manifest, method, repository, &format!("manifests/{reference}"))
+        .accepting(MANIFEST_ACCEPT)
 }
 
 /// What no document may come as.

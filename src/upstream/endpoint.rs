@@ -2,13 +2,17 @@
 
 use std::sync::Mutex;
 
+use http::HeaderMap;
 use tokio::sync::OnceCell;
 use url::Url;
 
 use super::address::{is_private, is_private_host};
 use super::challenge::Challenge;
+use super::quota::{self, Reading};
 use super::trust::host_of;
 use super::wire::{Reach, Wire};
+use crate::lifecycle;
+use crate::scheduler::Told;
 
 /// A base URL that requests go to.
 #[derive(Debug)]
@@ -16,22 +20,37 @@ pub(super) struct Endpoint {
     base: Url,
     /// Host and port, for errors.
     pub(super) host: String,
+    /// Its place in the configuration.
+    pub(super) place: usize,
     /// The last one, whose word is final.
     pub(super) is_origin: bool,
     // A std lock: held for a clone, never over an await.
     challenge: Mutex<Option<Challenge>>,
     is_public: OnceCell<bool>,
+    /// What was odd about its quota headers, so that it is logged once.
+    odd: Mutex<Option<&'static str>>,
 }
 
 impl Endpoint {
-    pub(super) fn new(base: &Url, is_origin: bool) -> Endpoint {
+    pub(super) fn new(base: &Url, place: usize, is_origin: bool) -> Endpoint {
         Endpoint {
             base: base.clone(),
             host: host_of(base),
+            place,
             is_origin,
             challenge: Mutex::new(None),
             is_public: OnceCell::new(),
+            odd: Mutex::new(None),
         }
+    }
+
+    /// What the headers of its answer say of a quota. What is absurd in them is left out, and logged once.
+    pub(super) fn told(&self, headers: &HeaderMap) -> Option<Told> {
+        let Reading { told, odd } = quota::read(headers, lifecycle::now());
+        if odd.is_some() && std::mem::replace(&mut *self.odd.lock().expect("nothing panics while holding this lock"), odd) != odd {
+            tracing::warn!(endpoint = self.host, odd, "the upstream tells a pull quota that cannot be right");
+        }
+        told
     }
 
     pub(super) fn base(&self) -> &Url {
@@ -98,7 +117,7 @@ mod tests {
 
     #[test]
     fn urls_never_leave_the_endpoint() {
-        let endpoint = Endpoint::new(&"https://r.example:5000".parse().unwrap(), true);
+        let endpoint = Endpoint::new(&"https://r.example:5000".parse().unwrap(), 0, true);
         for (path, url) in [
             ("/v2/a/tags/list?n=1000", "https://r.example:5000/v2/a/tags/list?n=1000"),
             ("//evil.example/v2/", "https://r.example:5000//evil.example/v2/"),

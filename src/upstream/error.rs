@@ -1,9 +1,14 @@
 use std::time::Duration;
 
+use crate::scheduler::Refused;
+
 /// Why an upstream request brought nothing. Cheap to clone, since one fetch's error goes to all its waiters
 /// (I3). No variant holds a URL's query, a header or a body of the upstream: those may carry credentials.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// Nothing was sent: no leave to.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// A definite answer: there is no such thing.
     #[error("{endpoint} says that it does not exist")]
     NotFound {
@@ -44,6 +49,8 @@ pub enum Error {
         endpoint: String,
         /// The failing step.
         reason: String,
+        /// There was a connection: the request may have got there.
+        sent: bool,
     },
     /// No headers within `response_timeout`, or no byte within `idle_timeout`.
     #[error("{endpoint} did not answer within {after:?}")]
@@ -84,17 +91,20 @@ pub enum Error {
 
 /// What a failure allows next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub(super) enum Next {
     /// A definite no: it would be the same again.
     GiveUp,
     /// Another endpoint of the same upstream may do better.
     OtherEndpoint,
+    /// Another account may do better, or this one after a pause: the scheduler knows which and when.
+    OtherAccount,
 }
 
 impl Error {
     /// The cause as a metric label.
     pub fn reason(&self) -> &'static str {
         match self {
+            Error::Refused(_) => "refused",
             Error::NotFound { .. } => "not_found",
             Error::Hidden { .. } => "hidden",
             Error::Login { .. } => "login",
@@ -107,10 +117,28 @@ impl Error {
         }
     }
 
-    /// Whether the next endpoint is worth asking. Every failure is, even a 404, as long as it came from a
-    /// mirror: only the last endpoint is the origin, and only its word is final.
-    pub fn next(&self, is_origin: bool) -> Next {
-        if is_origin { Next::GiveUp } else { Next::OtherEndpoint }
+    /// Who is worth asking next. A limit and a refused login are about the account. Every other failure is worth
+    /// the next endpoint, even a 404, as long as it came from a mirror: only the last endpoint is the origin, and
+    /// only its word is final.
+    pub(super) fn next(&self, is_origin: bool, has_account: bool) -> Next {
+        match self {
+            Error::Throttled { .. } => Next::OtherAccount,
+            Error::Login { .. } if has_account => Next::OtherAccount,
+            _ if is_origin => Next::GiveUp,
+            _ => Next::OtherEndpoint,
+        }
+    }
+
+    /// Whether no registry would count the request as a pull: it was not sent, or there was nothing to be had.
+    pub(super) fn was_not_counted(&self) -> bool {
+        matches!(
+            self,
+            Error::NotFound { .. }
+                | Error::Hidden { .. }
+                | Error::Login { .. }
+                | Error::Throttled { .. }
+                | Error::Unreachable { sent: false, .. }
+        )
     }
 
     /// Whether the upstream has nothing against the question, only against asking it by HEAD.

@@ -10,7 +10,7 @@ use super::client::check_document;
 use super::endpoint::Endpoint;
 use super::{Client, Error};
 use crate::oci::{Digest, Kind, OCI_INDEX, Referrers, RepositoryName, TagList, next_link};
-use crate::scheduler::Lease;
+use crate::scheduler::{Errand, Lease, Want};
 
 /// A page of 1000 tags is 128 KB at the very most; an index with annotations may be larger.
 const LARGEST_PAGE: usize = 8 << 20;
@@ -26,11 +26,17 @@ impl Client {
     ///
     /// # Errors
     /// Of the last endpoint that was asked; [`Error::BadAnswer`] for a list beyond all bounds.
-    pub async fn tags(&self, lease: &Lease, repository: &RepositoryName) -> Result<TagList, Error> {
+    pub async fn tags(&self, errand: &Errand, repository: &RepositoryName) -> Result<TagList, Error> {
         let path = format!("tags/list?n={TAGS_A_PAGE}");
-        let ask = Ask::about(Kind::Tags, Method::GET, repository, &path);
-        let ask = ask.accepting("application/json").paid_by(self.account(lease));
-        self.first(|endpoint| Box::pin(self.tags_at(endpoint, &ask))).await
+        let ask = Ask::about(Kind::Tags, Method::GET, repository, &path).accepting("application/json");
+        let mut tries = self.tries(errand, Want::question(repository));
+        loop {
+            let lease = tries.lease().await?;
+            let outcome = self.tags_at(&lease, &ask).await;
+            if let Some(tags) = tries.judge(&lease, outcome)? {
+                return Ok(tags);
+            }
+        }
     }
 
     /// Everything that refers to `digest`, over all pages.
@@ -40,18 +46,26 @@ impl Client {
     /// the fallback tag is the place to look.
     pub async fn referrers(
         &self,
-        lease: &Lease,
+        errand: &Errand,
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Referrers, Error> {
         let ask = Ask::about(Kind::Referrers, Method::GET, repository, &format!("referrers/{digest}"));
-        let ask = ask.accepting(OCI_INDEX).paid_by(self.account(lease));
-        self.first(|endpoint| Box::pin(self.referrers_at(endpoint, &ask))).await
+        let ask = ask.accepting(OCI_INDEX);
+        let mut tries = self.tries(errand, Want::question(repository));
+        loop {
+            let lease = tries.lease().await?;
+            let outcome = self.referrers_at(&lease, &ask).await;
+            if let Some(referrers) = tries.judge(&lease, outcome)? {
+                return Ok(referrers);
+            }
+        }
     }
 
-    async fn tags_at(&self, endpoint: &Endpoint, ask: &Ask) -> Result<TagList, Error> {
+    async fn tags_at(&self, lease: &Lease, ask: &Ask) -> Result<TagList, Error> {
+        let endpoint = self.endpoint(lease);
         let mut all: Option<TagList> = None;
-        for page in self.pages(endpoint, ask).await? {
+        for page in self.pages(lease, ask).await? {
             let page = TagList::parse(&page).map_err(|_| not_a_list(endpoint))?;
             match &mut all {
                 Some(all) => all.tags.extend(page.tags),
@@ -61,20 +75,21 @@ impl Client {
         all.ok_or_else(|| not_a_list(endpoint))
     }
 
-    async fn referrers_at(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Referrers, Error> {
+    async fn referrers_at(&self, lease: &Lease, ask: &Ask) -> Result<Referrers, Error> {
         let mut all = Referrers::default();
-        for page in self.pages(endpoint, ask).await? {
-            all.extend(Referrers::parse(&page).map_err(|_| not_a_list(endpoint))?);
+        for page in self.pages(lease, ask).await? {
+            all.extend(Referrers::parse(&page).map_err(|_| not_a_list(self.endpoint(lease)))?);
         }
         Ok(all)
     }
 
-    async fn pages(&self, endpoint: &Endpoint, first: &Ask) -> Result<Vec<Bytes>, Error> {
+    async fn pages(&self, lease: &Lease, first: &Ask) -> Result<Vec<Bytes>, Error> {
+        let endpoint = self.endpoint(lease);
         let bad =
             |reason: &str| Error::BadAnswer { endpoint: endpoint.host.clone(), reason: reason.to_owned() };
         let (mut pages, mut bytes, mut ask) = (Vec::new(), 0, first.clone());
         loop {
-            let answer = usable(self.ask(endpoint, &ask).await?, ask.kind).await?;
+            let answer = usable(self.ask(lease, &ask).await?, ask.kind).await?;
             let next = next_path(endpoint, &ask.path, &answer).map_err(bad)?;
             let page = self.read(answer, LARGEST_PAGE).await?;
             bytes += page.len();

@@ -7,7 +7,7 @@
 //!   └ Transfer (resumes)            wire ── connect ── proxy, tls
 //! ```
 //!
-//! Every call needs a [`Lease`](crate::scheduler::Lease) (I2). Credentials go where `trust` lets them, and
+//! Every request goes out under a [`Lease`](crate::scheduler::Lease) of the scheduler (I2), which is told what came of it. Credentials go where `trust` lets them, and
 //! requests where `endpoint` lets them reach (I6); both are plain judgement with tables of cases beside it.
 //! Every wait is within a time limit (I8): connecting, the headers of an answer, the pause between two pieces
 //! of a body, a helper program. Bodies are handed on as they come; nothing here checks a digest, keeps an
@@ -29,19 +29,22 @@ mod lists;
 mod login;
 mod metrics;
 mod placing;
+mod probing;
 mod proxy;
 mod quota;
 mod redirect;
 mod tls;
 mod token;
 mod transfer;
+mod tries;
 mod trust;
 mod wire;
 
 use bytes::Bytes;
 
 pub use client::{BadSetup, Client};
-pub use error::{Error, Next};
+pub use error::Error;
+use error::Next;
 pub use metrics::UpstreamMetrics;
 pub use transfer::Transfer;
 

@@ -10,13 +10,13 @@
 //! The first that tells what remains is believed. A value that makes no sense is left out and named: whoever
 //! plans by it had better know nothing.
 
-#![allow(dead_code)]
-
 use std::cmp::Reverse;
 use std::num::IntErrorKind;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
+
+use crate::scheduler::Told;
 
 /// The longest window or wait believed: a quota by the month is the slowest there is.
 const LONGEST: Duration = Duration::from_secs(31 * 24 * 3600);
@@ -36,19 +36,6 @@ const HUB: Names =
     Names { limit: "ratelimit-limit", remaining: "ratelimit-remaining", reset: "ratelimit-reset" };
 const REST: Names =
     Names { limit: "x-ratelimit-limit", remaining: "x-ratelimit-remaining", reset: "x-ratelimit-reset" };
-
-/// What an answer says of a quota.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Told {
-    /// How much may be taken within the window, above 0.
-    pub limit: Option<u64>,
-    /// How long it takes until what was taken no longer counts.
-    pub window: Option<Duration>,
-    /// What is left; below 0 where the upstream went on counting.
-    pub remaining: Option<i64>,
-    /// How long until there is more.
-    pub reset: Option<Duration>,
-}
 
 /// Reading of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,8 +17,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
 use super::asking::{Answer, Ask};
-use super::endpoint::Endpoint;
-use super::placing::{Placed, place, span, whole_length};
+use super::placing::{self, Placed, span, whole_length};
 use super::wire::root;
 use super::{Client, Error};
 use crate::backoff::Backoff;
@@ -27,7 +26,7 @@ use crate::scheduler::Lease;
 /// A blob that is being fetched. Holds its lease until dropped.
 pub struct Transfer {
     client: Arc<Client>,
-    _lease: Lease,
+    lease: Lease,
     content: Content,
     offset: u64,
     /// Where the bytes come from now; `None` when that broke off, or there is nothing more to come.
@@ -53,7 +52,7 @@ struct Flow {
 }
 
 /// A flow that has just begun; `None` where it turned out that nothing is missing.
-struct Opened {
+pub(super) struct Opened {
     flow: Option<Flow>,
     total: Option<u64>,
     endpoint: usize,
@@ -82,25 +81,18 @@ const MOST_RESUMES: u32 = 1000;
 const FAIR_PROGRESS: u64 = 64 << 10;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// The longest that a pause which an upstream asked for is waited out in the midst of a blob.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long the end of a body that is complete already is waited for.
 const PATIENCE_FOR_THE_END: Duration = Duration::from_secs(1);
 
 impl Transfer {
-    /// Asks the endpoints in order. What is kept of the blob already may be all of it; then nobody is asked.
-    pub(super) async fn begin(
-        client: Arc<Client>,
-        lease: Lease,
-        content: Content,
-        from: u64,
-    ) -> Result<Transfer, Error> {
-        let patience = Patience::new();
-        let mut transfer =
-            Transfer { client, _lease: lease, content, offset: from, flow: None, endpoint: 0, patience };
-        if from == 0 || transfer.content.total != Some(from) {
-            let opened = transfer.open().await?;
-            transfer.take_up(opened);
-        }
-        Ok(transfer)
+    /// What is kept may be all of the blob: nothing is opened then.
+    pub(super) fn new(client: Arc<Client>, lease: Lease, content: Content, from: u64, opened: Opened) -> Transfer {
+        let (patience, endpoint) = (Patience::new(), lease.endpoint());
+        let mut transfer = Transfer { client, lease, content, offset: from, flow: None, endpoint, patience };
+        transfer.take_up(opened);
+        transfer
     }
 
     /// The length of the whole blob, where known.
@@ -188,7 +180,7 @@ impl Transfer {
             }
         }
         loop {
-            if !self.patience.wait().await {
+            if !self.patience.wait(self.pause()).await {
                 let (endpoint, received) = (self.host(), self.offset);
                 return Err(Error::BrokenOff { endpoint, received, reason });
             }
@@ -214,8 +206,8 @@ impl Transfer {
         let count = self.client.endpoints.len();
         let mut last = None;
         for index in (0..count).map(|step| (self.endpoint + step) % count) {
-            match self.open_at(&self.client.endpoints[index]).await {
-                Ok((flow, total)) => return Ok(Opened { flow, total, endpoint: index }),
+            match Transfer::open_at(&self.client, &self.lease, &self.content, self.offset, index).await {
+                Ok(opened) => return Ok(opened),
                 Err(error) => {
                     tracing::debug!(registry = %self.client.registry(), %error, "trying the next endpoint");
                     last = Some(error);
@@ -225,30 +217,43 @@ impl Transfer {
         Err(last.expect("there is an endpoint, and each attempt ends with a flow or an error"))
     }
 
-    async fn open_at(&self, endpoint: &Endpoint) -> Result<(Option<Flow>, Option<u64>), Error> {
-        let mut ask = self.content.ask.clone();
-        ask.range = span(self.offset, self.content.total);
-        let mut answer = self.client.ask(endpoint, &ask).await?;
-        if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE && ask.range.is_some() {
-            // All of it is there already, or this registry takes exception to the range: once more without.
-            let total = whole_length(answer.response.headers()).or(self.content.total);
-            if total == Some(self.offset) {
-                return Ok((None, total));
-            }
-            ask.range = None;
-            answer = self.client.ask(endpoint, &ask).await?;
-        }
-        self.read_place(answer).await
+    /// How long it is until any endpoint wants to hear from us again.
+    fn pause(&self) -> Duration {
+        let pauses = (0..self.client.endpoints.len()).map(|place| self.lease.pause_left(place).unwrap_or_default());
+        pauses.min().unwrap_or_default().min(LONGEST_PAUSE)
     }
 
-    async fn read_place(&self, answer: Answer) -> Result<(Option<Flow>, Option<u64>), Error> {
+    /// Asks one endpoint for everything from `offset` on.
+    pub(super) async fn open_at(
+        client: &Client,
+        lease: &Lease,
+        content: &Content,
+        offset: u64,
+        place: usize,
+    ) -> Result<Opened, Error> {
+        if offset > 0 && content.total == Some(offset) {
+            return Ok(Opened { flow: None, total: content.total, endpoint: place });
+        }
+        let endpoint = &client.endpoints[place];
+        let mut ask = content.ask.clone();
+        ask.range = span(offset, content.total);
+        let mut answer = client.ask_at(endpoint, lease, &ask).await?;
+        if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE && ask.range.is_some() {
+            // All of it is there already, or this registry takes exception to the range: once more without.
+            let total = whole_length(answer.response.headers()).or(content.total);
+            if total == Some(offset) {
+                return Ok(Opened { flow: None, total, endpoint: place });
+            }
+            ask.range = None;
+            answer = client.ask_at(endpoint, lease, &ask).await?;
+        }
         if !matches!(answer.response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return Err(answer.refusal().await);
         }
         let (status, headers) = (answer.response.status(), answer.response.headers());
-        let placed = place(status, headers, self.offset, self.content.total);
+        let placed = placing::place(status, headers, offset, content.total);
         let Placed { skip, total } = placed.map_err(|reason| answer.bad(&reason))?;
-        Ok((Some(Flow::new(answer, skip)), total))
+        Ok(Opened { flow: Some(Flow::new(answer, skip)), total, endpoint: place })
     }
 
     fn take_up(&mut self, opened: Opened) {
@@ -303,13 +308,13 @@ impl Patience {
     }
 
     /// Waits before the next attempt; false when there shall be none.
-    async fn wait(&mut self) -> bool {
+    async fn wait(&mut self, pause: Duration) -> bool {
         if self.attempts == MOST_ATTEMPTS || self.resumes == MOST_RESUMES {
             return false;
         }
         self.attempts += 1;
         self.resumes += 1;
-        tokio::time::sleep(self.backoff.wait()).await;
+        tokio::time::sleep(self.backoff.wait().max(pause)).await;
         true
     }
 }

@@ -185,7 +185,8 @@ fn unanswered(endpoint: String, error: &legacy::Error) -> Error {
         return Error::BadAnswer { endpoint, reason: format!("not HTTP: {}", root(error)) };
     }
     let step = if error.is_connect() { "connecting" } else { "the connection broke before an answer" };
-    Error::Unreachable { endpoint, reason: format!("{step}: {}", root(error)) }
+    let sent = !error.is_connect();
+    Error::Unreachable { endpoint, reason: format!("{step}: {}", root(error)), sent }
 }
 
 /// The first cause of that type, however deep.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidelock::config::{Config, UpstreamId};
 use tidelock::flight::{Error, Flights, Order, Role};
 use tidelock::lifecycle::Lifecycle;
-use tidelock::scheduler::Scheduler;
+use tidelock::scheduler::{Errand, Scheduler};
 use tidelock::store::{Link, Store};
 use tidelock::telemetry::Metrics;
 use tidelock::upstream::{Client, UpstreamMetrics};
@@ -31,16 +31,16 @@ impl Field {
         config.cache.min_free = tidelock::config::ByteSize(0);
         let (life, metrics) = (Lifecycle::default(), Metrics::default());
         let store = Store::open(&config.cache, &life, &metrics).unwrap();
-        let scheduler = Arc::new(Scheduler::new(&config, &metrics));
-        let flights = Flights::new(&config, &store, &scheduler, &life, &metrics);
+        let scheduler = Scheduler::new(&config, None, &life, &metrics);
+        let flights = Flights::new(&config, &store, &life, &metrics);
         let counts = UpstreamMetrics::new(&metrics, &config);
-        let client = Client::new(UpstreamId::new(0), &config.upstreams[0], counts, &life).unwrap();
+        let client = Client::new(UpstreamId::new(0), &config.upstreams[0], &scheduler, counts, &life).unwrap();
         Field { flights, store, client: Arc::new(client), _folder: folder }
     }
 
     fn order(&self, repository: &str, blob: &Blob) -> Order {
         Order {
-            upstream: UpstreamId::new(0),
+            errand: Errand::background(),
             client: Arc::clone(&self.client),
             repository: repository.parse().unwrap(),
             digest: blob.digest.parse().unwrap(),

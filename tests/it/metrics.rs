@@ -328,7 +328,7 @@ async fn upstream_requests_are_counted_as_the_upstream_saw_them() {
     client.get(&format!("/v2/app/referrers/{}", image.digest())).await;
     client.get("/v2/none/manifests/v1").await;
     client.get(&format!("/v2/app/blobs/{}", Blob::random(9, 9).digest)).await;
-    for fault in [Fault::status(503), Fault::quota(), Fault::HangUp] {
+    for fault in [Fault::status(503), Fault::HangUp, Fault::abuse(1)] {
         fake.fault(Match::any(), Times::Once, fault);
         client.get("/v2/app/manifests/v1").await;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use tidelock::config::{Account, Credentials};
+use tidelock::scheduler::Refused;
 use tidelock::upstream::Error;
 
 use crate::support::behaviour::{Absent, Auth, Bearer};
@@ -146,7 +147,8 @@ async fn credentials_that_cannot_be_had() {
     let registry = with_tokens().await;
     let missing = Credentials::PasswordFile { username: "ci".to_owned(), file: "/no/such/file".into() };
     let account = Account::new("ci", missing);
-    let rig = Plan::at(&registry).with(|upstream| upstream.accounts = vec![account]).rig();
+    let plan = Plan::at(&registry).account("ci", "");
+    let rig = plan.with(|upstream| upstream.accounts = vec![account]).rig();
     let error = rig.manifest("app", "1").await.unwrap_err();
     assert!(matches!(&error, Error::Login { reason, .. } if reason.contains("/no/such/file")), "{error}");
     assert_eq!(requests(&registry), (1, 0));
@@ -170,8 +172,8 @@ async fn token_services_in_trouble() {
     assert_eq!(once(Fault::status(503)).await, Error::Status { endpoint, status: 503 });
     let endpoint = host.clone();
     assert_eq!(once(Fault::status(404)).await, Error::Status { endpoint, status: 404 });
-    let (endpoint, retry_after) = (host.clone(), Some(Duration::from_secs(7)));
-    assert_eq!(once(Fault::abuse(7)).await, Error::Throttled { endpoint, retry_after, quota: false });
+    let paused = once(Fault::abuse(7)).await;
+    assert!(matches!(paused, Error::Refused(Refused::Paused { .. })), "{paused}");
     let (endpoint, after) = (host.clone(), Duration::from_millis(300));
     assert_eq!(once(Fault::hold_head(&Gate::new())).await, Error::TimedOut { endpoint, after });
     assert_eq!(once(Fault::Html).await.reason(), "bad_answer");

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tidelock::config::{Account, Config, Credentials, Proxy, Upstream, UpstreamId};
+use tidelock::config::{Account, Anonymous, Config, Credentials, Proxy, Schedule, Upstream, UpstreamId};
 use tidelock::lifecycle::Lifecycle;
 use tidelock::oci::{Reference, RepositoryName};
-use tidelock::scheduler::{Errand, Lease, Scheduler};
+use tidelock::scheduler::{Errand, Refused, Scheduler};
 use tidelock::secret::Secret;
 use tidelock::telemetry::Metrics;
 use tidelock::upstream::{Client, Document, Error, Found, Transfer, UpstreamMetrics};
@@ -24,7 +24,7 @@ const ID: UpstreamId = UpstreamId::new(0);
 /// A client with what it needs around it.
 pub struct Rig {
     pub client: Arc<Client>,
-    scheduler: Scheduler,
+    pub errand: Errand,
     metrics: Metrics,
     // Holds the files that the configuration names.
     _dir: tempfile::TempDir,
@@ -33,6 +33,7 @@ pub struct Rig {
 /// A configuration in the making.
 pub struct Plan {
     pub upstream: Upstream,
+    pub schedule: Schedule,
     dir: tempfile::TempDir,
 }
 
@@ -48,7 +49,9 @@ impl Plan {
             idle_timeout: Duration::from_secs(5),
             ..Upstream::at(registry.parse().unwrap(), endpoints)
         };
-        Plan { upstream, dir: tempfile::tempdir().unwrap() }
+        // What is refused for a limit is not waited for: that is tested with the scheduler.
+        let schedule = Schedule { max_wait: Duration::from_millis(100), ..Schedule::default() };
+        Plan { upstream, schedule, dir: tempfile::tempdir().unwrap() }
     }
 
     /// For a fake by its own address.
@@ -75,6 +78,8 @@ impl Plan {
     pub fn account(mut self, username: &str, password: &str) -> Plan {
         let file = self.file("password", password);
         let credentials = Credentials::PasswordFile { username: username.to_owned(), file };
+        // What comes of going without an account is tested by itself.
+        self.upstream.anonymous = Anonymous::Never;
         self.upstream.accounts = vec![Account::new("ci", credentials)];
         self
     }
@@ -90,33 +95,28 @@ impl Plan {
         let config = Config { upstreams: vec![self.upstream], ..Config::default() };
         let metrics = Metrics::default();
         let counted = UpstreamMetrics::new(&metrics, &config);
-        let client = Client::new(ID, &config.upstreams[0], counted, &Lifecycle::default()).unwrap();
-        let scheduler = Scheduler::new(&config, &metrics);
-        Rig { client: Arc::new(client), scheduler, metrics, _dir: self.dir }
+        let life = Lifecycle::default();
+        let config = Config { schedule: self.schedule, ..config };
+        let scheduler = Scheduler::new(&config, None, &life, &metrics);
+        let client = Client::new(ID, &config.upstreams[0], &scheduler, counted, &life).unwrap();
+        Rig { client: Arc::new(client), errand: Errand::background(), metrics, _dir: self.dir }
     }
 }
 
 impl Rig {
-    pub async fn lease(&self) -> Lease {
-        self.scheduler.lease(ID, Errand::Transfer).await.unwrap()
-    }
-
     pub async fn manifest(&self, repository: &str, reference: &str) -> Result<Document, Error> {
-        let lease = self.lease().await;
         let (repository, reference) = (name(repository), reference.parse::<Reference>().unwrap());
-        within("a manifest", self.client.manifest(&lease, &repository, &reference)).await
+        within("a manifest", self.client.manifest(&self.errand, &repository, &reference)).await
     }
 
     pub async fn head(&self, repository: &str, reference: &str) -> Result<Found, Error> {
-        let lease = self.lease().await;
         let (repository, reference) = (name(repository), reference.parse::<Reference>().unwrap());
-        within("a HEAD", self.client.head_manifest(&lease, &repository, &reference)).await
+        within("a HEAD", self.client.head_manifest(&self.errand, &repository, &reference)).await
     }
 
     pub async fn head_blob(&self, repository: &str, blob: &Blob) -> Result<Found, Error> {
-        let lease = self.lease().await;
         let digest = blob.digest.parse().unwrap();
-        within("a HEAD", self.client.head_blob(&lease, &name(repository), &digest)).await
+        within("a HEAD", self.client.head_blob(&self.errand, &name(repository), &digest)).await
     }
 
     /// Begins to fetch a blob.
@@ -127,9 +127,8 @@ impl Rig {
         from: u64,
         total: Option<u64>,
     ) -> Result<Transfer, Error> {
-        let lease = self.lease().await;
         let digest = blob.digest.parse().unwrap();
-        within("a blob", self.client.blob(lease, &name(repository), &digest, from, total)).await
+        within("a blob", self.client.blob(&self.errand, &name(repository), &digest, from, total)).await
     }
 
     /// Fetches a whole blob.
@@ -164,6 +163,15 @@ pub fn name(repository: &str) -> RepositoryName {
 pub fn shown(requests: &[Record], host: &str) -> Vec<String> {
     let to_host = requests.iter().filter(|request| request.host == host);
     to_host.map(|request| request.header("authorization").to_owned()).collect()
+}
+
+/// Whether there was no leave to ask: the upstream said 429, and that is remembered.
+pub fn is_held<T>(outcome: Result<T, Error>) -> bool {
+    match outcome {
+        Err(Error::Refused(Refused::Spent { .. } | Refused::Paused { .. })) => true,
+        Err(other) => panic!("{other}"),
+        Ok(_) => false,
+    }
 }
 
 /// The reason of a [`Error::BadAnswer`].

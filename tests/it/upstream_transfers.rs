@@ -6,6 +6,7 @@ use tidelock::config::Proxy;
 use tidelock::config::{Config, UpstreamId};
 use tidelock::lifecycle::Lifecycle;
 use tidelock::secret::Secret;
+use tidelock::scheduler::{Refused, Scheduler};
 use tidelock::telemetry::Metrics;
 use tidelock::upstream::{BadSetup, Client, Error, UpstreamMetrics};
 
@@ -327,8 +328,10 @@ async fn settings_that_cannot_be_used() {
     let setup = |adjust: &dyn Fn(&mut tidelock::config::Upstream)| {
         let mut config = Config::default();
         adjust(&mut config.upstreams[1]);
-        let metrics = UpstreamMetrics::new(&Metrics::default(), &config);
-        Client::new(UpstreamId::new(1), &config.upstreams[1], metrics, &Lifecycle::default())
+        let (life, metrics) = (Lifecycle::default(), Metrics::default());
+        let scheduler = Scheduler::new(&config, None, &life, &metrics);
+        let counts = UpstreamMetrics::new(&metrics, &config);
+        Client::new(UpstreamId::new(1), &config.upstreams[1], &scheduler, counts, &life)
     };
     assert_eq!(setup(&|_| {}).unwrap().registry().as_str(), "ghcr.io");
     let dir = tempfile::tempdir().unwrap();
@@ -374,7 +377,7 @@ async fn tags_in_pages() {
         registry.tag("app", &format!("t{tag:04}"), Image::layers(1, &[10]).digest());
     }
     let rig = Plan::at(&registry).rig();
-    let tags = async || rig.client.tags(&rig.lease().await, &name("app")).await;
+    let tags = async || rig.client.tags(&rig.errand, &name("app")).await;
     assert_eq!(tags().await.unwrap().tags.len(), 2501);
     let queries: Vec<String> = registry.requests().into_iter().map(|request| request.query).collect();
     assert_eq!(queries, ["n=1000", "last=t0998&n=1000", "last=t1998&n=1000"]);
@@ -405,7 +408,7 @@ async fn tags_in_pages() {
     assert_eq!(tags().await.unwrap().tags.len(), 1000 + 9);
     registry.fault(Match::path("/tags/"), Times::Once, Fault::Status(200, "tags".to_owned(), Vec::new()));
     assert!(bad_answer(tags().await).contains("JSON"));
-    let none = rig.client.tags(&rig.lease().await, &name("none")).await.unwrap_err();
+    let none = rig.client.tags(&rig.errand, &name("none")).await.unwrap_err();
     assert_eq!(none, Error::NotFound { endpoint: registry.host() });
 }
 
@@ -416,7 +419,7 @@ async fn referrers_and_their_absence() {
     registry.push("app", "sig", &Image::artifact(&subject.top, "application/vnd.example.signature"));
     let rig = Plan::at(&registry).rig();
     let digest = subject.digest().parse().unwrap();
-    let referrers = async || rig.client.referrers(&rig.lease().await, &name("app"), &digest).await;
+    let referrers = async || rig.client.referrers(&rig.errand, &name("app"), &digest).await;
     assert_eq!(referrers().await.unwrap().len(), 1);
     let missing = Error::NotFound { endpoint: registry.host() };
     for status in [400, 404, 405, 406] {
@@ -437,10 +440,10 @@ async fn a_transfer_holds_its_lease() {
     let registry = with_blob().await;
     let rig = Plan::at(&registry).with(|upstream| upstream.max_connections = 1).rig();
     let transfer = rig.transfer("app", &layer(), 0, None).await.unwrap();
-    let waiting = tokio::time::timeout(Duration::from_millis(100), rig.lease()).await;
-    assert!(waiting.is_err());
+    let refused = rig.transfer("app", &layer(), 0, None).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused(Refused::Busy { connections: 1, .. })), "{refused}");
     drop(transfer);
-    drop(rig.lease().await);
+    drop(rig.transfer("app", &layer(), 0, None).await.unwrap());
     eventually_eq(0, async || registry.log().under_way()).await;
 }
 

@@ -1,0 +1,342 @@
+//! Which endpoint is asked on which account: plain judgement over ledgers, pauses and logins.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::ledger::{Ledger, Quota};
+use super::{Kind, Priority, Want};
+use crate::backoff::Backoff;
+use crate::config::{self, Glob, Share};
+use crate::oci::RepositoryName;
+
+/// What an upstream may be sent, as far as limits of its own are concerned.
+#[derive(Debug)]
+pub(super) struct Budget {
+    pub(super) doors: Vec<Door>,
+    pub(super) purses: Vec<Purse>,
+    reserve: Share,
+    /// Repositories whose manifests come without a quota although others' come with one: their publishers
+    /// pay at Docker Hub.
+    unmetered: HashSet<RepositoryName>,
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) host: String,
+    /// Everything rests until then: the abuse limit of the endpoint.
+    pub(super) paused_until: Option<Instant>,
+    backoff: Backoff,
+    /// One for each purse.
+    pub(super) ledgers: Vec<Ledger>,
+    /// One for each purse.
+    pub(super) logins: Vec<Login>,
+}
+
+/// How an account gets on with an endpoint's login.
+#[derive(Debug)]
+pub(super) struct Login {
+    pub(super) aside: Option<Aside>,
+    backoff: Backoff,
+}
+
+/// An account, or nobody's: the last one of the list, where that is allowed.
+#[derive(Debug)]
+pub(super) struct Purse {
+    pub(super) name: String,
+    /// Its place in the configuration; `None` for nobody's.
+    pub(super) account: Option<usize>,
+    repositories: Vec<Glob>,
+    /// What nobody may see without an account; only for nobody's purse.
+    closed: HashSet<RepositoryName>,
+}
+
+/// Why and how long an account is not used.
+#[derive(Debug, Clone)]
+pub(super) struct Aside {
+    pub(super) until: Instant,
+    pub(super) reason: String,
+}
+
+/// Where a request would go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) door: usize,
+    pub(super) purse: usize,
+    /// It costs a pull of the ledger.
+    pub(super) metered: bool,
+}
+
+/// Why a request can go nowhere now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Blocked {
+    pub(super) by: Obstacle,
+    /// When that may be over; `None` where only an answer can tell.
+    pub(super) until: Option<Instant>,
+}
+
+/// What stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// The account whose budget comes back first has nothing left.
+    Spent {
+        /// Its purse.
+        purse: usize,
+    },
+    /// The first answer, which tells the limit, is awaited.
+    Learning,
+    /// The upstream wants to be left alone.
+    Paused,
+    /// No account can log in.
+    Aside {
+        /// At this endpoint.
+        door: usize,
+        /// The first of them.
+        purse: usize,
+    },
+    /// No account is for this repository.
+    Nobody,
+}
+
+/// The `account` of requests without one, here and in metrics.
+pub const ANONYMOUS: &str = "anonymous";
+
+/// Levels that budgets are compared by: in steps of a twentieth the requests of one pull stay on one account.
+const LEVELS: u64 = 20;
+const UNLIMITED: u64 = LEVELS + 1;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const FIRST_ASIDE: Duration = Duration::from_secs(10);
+const LONGEST_ASIDE: Duration = Duration::from_secs(10 * 60);
+/// Repositories that are remembered for one thing; forgotten all together beyond that, and learned again.
+const MOST_REMEMBERED: usize = 1000;
+
+impl Budget {
+    pub(super) fn new(upstream: &config::Upstream, reserve: Share, now: Instant) -> Budget {
+        let accounts = upstream.accounts.iter().enumerate();
+        let mut purses: Vec<Purse> = accounts
+            .map(|(index, account)| Purse::new(&account.name, Some(index), account.repositories.clone()))
+            .collect();
+        if upstream.may_go_anonymous() {
+            purses.push(Purse::new(ANONYMOUS, None, Vec::new()));
+        }
+        let doors = upstream.endpoints.iter().map(|url| Door {
+            host: host(url),
+            paused_until: None,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            ledgers: purses.iter().map(|_| Ledger::new(now)).collect(),
+            logins: purses.iter().map(|_| Login::new()).collect(),
+        });
+        Budget { doors: doors.collect(), purses, reserve, unmetered: HashSet::new() }
+    }
+
+    /// Where the request goes: the first endpoint that can be asked, on the account with most left.
+    pub(super) fn choose(&self, want: &Want, priority: Priority, now: Instant) -> Result<Choice, Blocked> {
+        let mut blocked: Option<Blocked> = None;
+        for door in want.doors(self.doors.len()) {
+            match self.choose_at(door, want, priority, now) {
+                Ok(choice) => return Ok(choice),
+                // What ends first counts.
+                Err(other) => {
+                    let is_sooner = blocked.as_ref().is_none_or(|known| other.sooner_than(known));
+                    blocked = if is_sooner { Some(other) } else { blocked };
+                }
+            }
+        }
+        Err(blocked.unwrap_or(Blocked { by: Obstacle::Nobody, until: None }))
+    }
+
+    fn choose_at(
+        &self,
+        door: usize,
+        want: &Want,
+        priority: Priority,
+        now: Instant,
+    ) -> Result<Choice, Blocked> {
+        if let Some(until) = self.doors[door].paused_until.filter(|until| *until > now) {
+            return Err(Blocked { by: Obstacle::Paused, until: Some(until) });
+        }
+        if let Some(purse) = want.only.map(|only| only.purse) {
+            return Ok(Choice { door, purse, metered: false });
+        }
+        let candidates = self.candidates(door, &want.repository, now);
+        let Some(first) = candidates.first().copied() else { return Err(self.nobody(door, want, now)) };
+        let paying = self.paying(door, &candidates, priority, now);
+        let is_free = want.kind != Kind::Pull || self.unmetered.contains(&want.repository);
+        match paying {
+            Some(purse) => Ok(Choice { door, purse, metered: !is_free }),
+            None if is_free => Ok(Choice { door, purse: first, metered: false }),
+            None => Err(self.spent(door, &candidates, priority, now)),
+        }
+    }
+
+    /// The purses that may be used for a repository at all; nobody's comes last.
+    fn candidates(&self, door: usize, repository: &RepositoryName, now: Instant) -> Vec<usize> {
+        let purses = self.purses.iter().zip(&self.doors[door].logins).enumerate();
+        let usable = purses.filter(|(_, (purse, login))| purse.is_for(repository) && !login.is_aside(now));
+        usable.map(|(index, _)| index).collect()
+    }
+
+    /// The account with most left, nobody's only where no account has anything.
+    fn paying(&self, door: usize, candidates: &[usize], priority: Priority, now: Instant) -> Option<usize> {
+        let level = |purse: usize| self.level(door, purse, priority, now);
+        let named = candidates.iter().copied().filter(|purse| self.purses[*purse].account.is_some());
+        // Of equals the first, as configured.
+        let best = named.max_by_key(|purse| (level(*purse), std::cmp::Reverse(*purse)));
+        let best = best.filter(|purse| level(*purse) > 0);
+        best.or_else(|| candidates.last().copied().filter(|purse| level(*purse) > 0))
+    }
+
+    fn level(&self, door: usize, purse: usize, priority: Priority, now: Instant) -> u64 {
+        let ledger = &self.doors[door].ledgers[purse];
+        let available = ledger.available(now);
+        match ledger.quota() {
+            _ if available == 0 => 0,
+            Quota::Unlimited => UNLIMITED,
+            Quota::Unknown => LEVELS,
+            Quota::Limited { limit, .. } => {
+                let left = available.saturating_sub(self.reserved(limit, priority));
+                left.saturating_mul(LEVELS).div_ceil(limit.max(1))
+            }
+        }
+    }
+
+    /// What background work may not touch.
+    fn reserved(&self, limit: u64, priority: Priority) -> u64 {
+        match priority {
+            Priority::Foreground | Priority::Revalidation => 0,
+            Priority::Background => (u128::from(limit) * u128::from(self.reserve.0) / 100) as u64,
+        }
+    }
+
+    /// Which of the candidates is the first to have something again.
+    fn spent(&self, door: usize, candidates: &[usize], priority: Priority, now: Instant) -> Blocked {
+        let ledgers = &self.doors[door].ledgers;
+        let blocked = candidates.iter().map(|purse| {
+            let ledger = &ledgers[*purse];
+            let beyond = match ledger.quota() {
+                Quota::Limited { limit, .. } => self.reserved(limit, priority),
+                Quota::Unknown | Quota::Unlimited => 0,
+            };
+            let is_learning = ledger.quota() == Quota::Unknown && ledger.resting(now).is_none();
+            let by = if is_learning { Obstacle::Learning } else { Obstacle::Spent { purse: *purse } };
+            Blocked { by, until: ledger.back_at(beyond, now) }
+        });
+        let first = blocked.reduce(|one, other| if other.sooner_than(&one) { other } else { one });
+        first.expect("there is a candidate")
+    }
+
+    fn nobody(&self, door: usize, want: &Want, now: Instant) -> Blocked {
+        let logins = self.purses.iter().zip(&self.doors[door].logins).enumerate();
+        let asides = logins.filter(|(_, (purse, _))| purse.is_for(&want.repository));
+        let first = asides.filter_map(|(index, (_, login))| Some((login.aside.as_ref()?.until, index))).min();
+        match first.filter(|(until, _)| *until > now) {
+            Some((until, purse)) => Blocked { by: Obstacle::Aside { door, purse }, until: Some(until) },
+            None => Blocked { by: Obstacle::Nobody, until: None },
+        }
+    }
+
+    /// A manifest of `repository` came without a word of a quota although there is one.
+    pub(super) fn is_unmetered(&mut self, repository: &RepositoryName, unmetered: bool) {
+        if unmetered {
+            remember(&mut self.unmetered, repository);
+        } else {
+            self.unmetered.remove(repository);
+        }
+    }
+}
+
+impl Door {
+    /// The endpoint's abuse limit struck: nothing goes there for a while.
+    pub(super) fn pause(&mut self, retry_after: Option<Duration>, now: Instant) -> Duration {
+        let wait = match retry_after {
+            // A little longer, and never together with all others who were told the same.
+            Some(told) => told.clamp(SHORTEST_PAUSE, LONGEST_PAUSE).mul_f64(jitter()),
+            None => self.backoff.wait(),
+        };
+        self.paused_until = self.paused_until.max(Some(now + wait));
+        wait
+    }
+
+    /// It answered as it should.
+    pub(super) fn is_well(&mut self) {
+        self.backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    }
+}
+
+impl Purse {
+    fn new(name: &str, account: Option<usize>, repositories: Vec<Glob>) -> Purse {
+        Purse {
+            name: name.to_owned(),
+            account,
+            repositories,
+            closed: HashSet::new(),
+        }
+    }
+
+    /// Without an account this repository cannot be seen.
+    pub(super) fn close(&mut self, repository: &RepositoryName) {
+        remember(&mut self.closed, repository);
+    }
+
+    fn is_for(&self, repository: &RepositoryName) -> bool {
+        match self.account {
+            Some(_) => self.repositories.iter().any(|glob| glob.matches(repository.as_str())),
+            None => !self.closed.contains(repository),
+        }
+    }
+}
+
+impl Login {
+    fn new() -> Login {
+        Login { aside: None, backoff: Backoff::new(FIRST_ASIDE, LONGEST_ASIDE) }
+    }
+
+    /// The login failed: it is tried again later. False when that was known.
+    pub(super) fn set_aside(&mut self, reason: &str, now: Instant) -> bool {
+        let is_news = self.aside.as_ref().is_none_or(|aside| aside.reason != reason);
+        if !self.is_aside(now) {
+            self.aside = Some(Aside { until: now + self.backoff.wait(), reason: reason.to_owned() });
+        }
+        is_news
+    }
+
+    /// The login worked. True when it had not.
+    pub(super) fn take_back(&mut self) -> bool {
+        self.backoff = Backoff::new(FIRST_ASIDE, LONGEST_ASIDE);
+        self.aside.take().is_some()
+    }
+
+    fn is_aside(&self, now: Instant) -> bool {
+        self.aside.as_ref().is_some_and(|aside| aside.until > now)
+    }
+}
+
+impl Blocked {
+    fn sooner_than(&self, other: &Blocked) -> bool {
+        match (self.until, other.until) {
+            (Some(one), Some(two)) => one < two,
+            (one, two) => one.is_some() && two.is_none(),
+        }
+    }
+}
+
+fn remember(repositories: &mut HashSet<RepositoryName>, repository: &RepositoryName) {
+    if repositories.len() >= MOST_REMEMBERED {
+        repositories.clear();
+    }
+    repositories.insert(repository.clone());
+}
+
+fn jitter() -> f64 {
+    use rand::RngExt;
+    rand::rng().random_range(1.0..=1.1)
+}
+
+fn host(url: &url::Url) -> String {
+    let name = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"))
+}

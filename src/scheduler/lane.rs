@@ -1,0 +1,337 @@
+//! One upstream: its connections, its pace, its budget, and who waits for them.
+//!
+//! ```text
+//!  lease ── free at once? ──▶ Lease
+//!    │ no
+//!    ▼            every change, every due moment
+//!  Queue ◀──────────────── tend ── in order: what can go, goes ──▶ Lease
+//! ```
+//!
+//! One task tends the queue as long as anybody waits in it, so that a change wakes one task and not a thousand
+//! waiters. A lease comes to its waiter through a channel: where the waiter has gone in the meantime, the lease
+//! falls back by itself.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::budget::{Blocked, Budget, Choice, Obstacle};
+use super::lease::Lease;
+use super::metrics::{LaneMetrics, Reason};
+use super::pace::Pace;
+use super::queue::{Queue, WaiterId};
+use super::spenders::Spenders;
+use super::{ClientAddr, Errand, Kind, Priority, Refused, Want};
+use crate::config::{self, Schedule, UpstreamId};
+use crate::lifecycle::Lifecycle;
+use crate::oci::{Reference, RepositoryName};
+
+/// What one upstream may be sent, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) upstream: UpstreamId,
+    pub(super) registry: String,
+    pub(super) max_connections: usize,
+    /// How many of them may carry blobs: a quarter is kept for what is over in a moment.
+    max_transfers: usize,
+    pace: Pace,
+    state: Mutex<State>,
+    /// Something changed for those who wait.
+    changed: Notify,
+    /// Something changed for whoever probes.
+    pub(super) stirred: Notify,
+    /// Something changed that has to survive a restart.
+    pub(super) unsaved: Notify,
+    pub(super) metrics: LaneMetrics,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// In use.
+    pub(super) connections: usize,
+    transfers: usize,
+    pub(super) budget: Budget,
+    pub(super) queue: Queue<Waiter>,
+    /// A task tends the queue.
+    tended: bool,
+    pub(super) spenders: Spenders,
+    /// What was last pulled on each purse: an account is probed by asking about it once more.
+    pub(super) subjects: Vec<Option<(RepositoryName, Reference)>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiter {
+    want: Want,
+    client: ClientAddr,
+    reply: oneshot::Sender<Lease>,
+}
+
+/// Leaves the queue when dropped.
+struct Place<'a> {
+    lane: &'a Lane,
+    id: WaiterId,
+}
+
+/// Why nothing can go right now.
+enum Wait {
+    /// Until a connection is free, or the pace allows.
+    Connection,
+    /// Until there is budget.
+    Budget(Blocked),
+}
+
+/// More waiters than this are refused: their clients come again, and memory has a bound.
+const MOST_WAITING: usize = 10_000;
+/// The longest that the tending task sleeps without looking.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+impl Lane {
+    pub(super) fn new(
+        upstream: UpstreamId,
+        config: &config::Upstream,
+        schedule: &Schedule,
+        metrics: LaneMetrics,
+    ) -> Lane {
+        let now = Instant::now();
+        let budget = Budget::new(config, schedule.reserve, now);
+        let subjects = vec![None; budget.purses.len()];
+        Lane {
+            upstream,
+            registry: config.registry.to_string(),
+            max_connections: config.max_connections,
+            max_transfers: config.max_connections - config.max_connections / 4,
+            pace: Pace::new(config.requests_per_second),
+            state: Mutex::new(State {
+                connections: 0,
+                transfers: 0,
+                budget,
+                queue: Queue::new(),
+                tended: false,
+                spenders: Spenders::new(now),
+                subjects,
+            }),
+            changed: Notify::new(),
+            stirred: Notify::new(),
+            unsaved: Notify::new(),
+            metrics,
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is whole before the lock is let go.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something may go now that could not before.
+    pub(super) fn stir(&self) {
+        self.changed.notify_one();
+        self.stirred.notify_one();
+    }
+
+    /// Waits for a lease until `deadline`. Cancel-safe: who goes away leaves the queue.
+    pub(super) async fn lease(
+        self: &Arc<Self>,
+        want: Want,
+        errand: &Errand,
+        deadline: Instant,
+        life: &Lifecycle,
+    ) -> Result<Lease, Refused> {
+        let begun = Instant::now();
+        let waiting = self.metrics.waiting(errand.urgency.get());
+        let outcome = self.wait(&want, errand, deadline, life).await;
+        drop(waiting);
+        self.metrics.waited(errand.urgency.get(), begun.elapsed());
+        outcome.map_err(|wait| self.refusal(wait, begun.elapsed()))
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        want: &Want,
+        errand: &Errand,
+        deadline: Instant,
+        life: &Lifecycle,
+    ) -> Result<Lease, Option<Wait>> {
+        let mut urgency = errand.urgency.watch();
+        let priority = *urgency.borrow_and_update();
+        let (mut reply, place) = match self.enter(want, errand, priority, life) {
+            Entered::Goes(lease) => return Ok(lease),
+            Entered::Refused(wait) => return Err(wait),
+            Entered::Waits(reply, id) => (reply, Place { lane: self, id }),
+        };
+        loop {
+            tokio::select! {
+                biased;
+                lease = &mut reply => return lease.map_err(|_| None),
+                () = tokio::time::sleep_until(deadline) => break,
+                raised = urgency.changed() => {
+                    if raised.is_ok() {
+                        let to = *urgency.borrow_and_update();
+                        self.state().queue.raise(place.id, to);
+                        self.changed.notify_one();
+                    }
+                }
+            }
+        }
+        let state = self.state();
+        let wait = state.look(self, want, *urgency.borrow(), Instant::now()).err();
+        Err(Some(wait.unwrap_or(Wait::Connection)))
+    }
+
+    /// Goes at once where nobody is before it, else takes its place in the queue.
+    fn enter(self: &Arc<Self>, want: &Want, errand: &Errand, priority: Priority, life: &Lifecycle) -> Entered {
+        let now = Instant::now();
+        let mut state = self.state();
+        let look = state.look(self, want, priority, now);
+        match look {
+            Ok(choice) if state.queue.is_empty() && self.pace.step().is_ok() => {
+                return Entered::Goes(state.grant(self, want, choice, errand.client, now));
+            }
+            // No use in waiting for a login that fails, and no need to wait where there is something else.
+            Err(Wait::Budget(blocked)) if !errand.may_wait || blocked.is_hopeless() => {
+                return Entered::Refused(Some(Wait::Budget(blocked)));
+            }
+            _ => {}
+        }
+        if state.queue.len() >= MOST_WAITING {
+            return Entered::Refused(None);
+        }
+        let (reply, answer) = oneshot::channel();
+        let waiter = Waiter { want: want.clone(), client: errand.client, reply };
+        let id = state.queue.push(priority, errand.client, waiter);
+        if !std::mem::replace(&mut state.tended, true) {
+            let lane = Arc::clone(self);
+            drop(state);
+            life.spawn("tend a queue", lane.tend());
+        } else {
+            self.changed.notify_one();
+        }
+        Entered::Waits(answer, id)
+    }
+
+    /// Lets waiters go as they can, until nobody waits any more.
+    async fn tend(self: Arc<Self>) {
+        while let Some(sleep) = self.dispatch() {
+            tokio::select! {
+                () = tokio::time::sleep(sleep) => {}
+                () = self.changed.notified() => {}
+            }
+        }
+    }
+
+    /// Lets go whoever can, in order. How long until something may have changed by itself; `None` once nobody
+    /// waits.
+    fn dispatch(self: &Arc<Self>) -> Option<Duration> {
+        let now = Instant::now();
+        let mut unclaimed = Vec::new();
+        let mut state = self.state();
+        let mut sleep = LONGEST_SLEEP;
+        while let Some((id, choice)) = state.next(self, now, &mut sleep) {
+            let Some(Waiter { want, client, reply }) = state.queue.remove(id, true) else { continue };
+            let lease = state.grant(self, &want, choice, client, now);
+            // Its waiter has gone: it falls back when the lock is free again.
+            unclaimed.extend(reply.send(lease).err());
+        }
+        state.tended = !state.queue.is_empty();
+        let is_over = !state.tended;
+        drop(state);
+        drop(unclaimed);
+        (!is_over).then_some(sleep)
+    }
+
+    /// Why a request was not let go, in words for whoever asked.
+    fn refusal(&self, wait: Option<Wait>, waited: Duration) -> Refused {
+        let now = Instant::now();
+        let (refused, reason) = match wait {
+            None => (Refused::Crowded { registry: self.registry.clone() }, Reason::Crowded),
+            Some(Wait::Budget(blocked)) => self.state().budget.refusal(&self.registry, &blocked, now),
+            Some(Wait::Connection) => {
+                (Refused::Busy { waited, connections: self.max_connections }, Reason::Busy)
+            }
+        };
+        self.metrics.throttled(reason, refused.account());
+        refused
+    }
+}
+
+enum Entered {
+    Goes(Lease),
+    Waits(oneshot::Receiver<Lease>, WaiterId),
+    /// Without waiting; `None` where too many wait already.
+    Refused(Option<Wait>),
+}
+
+impl State {
+    /// Whether a request could go now, but for the pace.
+    fn look(&self, lane: &Lane, want: &Want, priority: Priority, now: Instant) -> Result<Choice, Wait> {
+        let is_full = want.kind == Kind::Transfer && self.transfers >= lane.max_transfers;
+        // Budget first: that is the reason that is worth being told.
+        let choice = self.budget.choose(want, priority, now).map_err(Wait::Budget)?;
+        if is_full || self.connections >= lane.max_connections {
+            return Err(Wait::Connection);
+        }
+        Ok(choice)
+    }
+
+    /// The first waiter that can go, the pace included; shortens `sleep` to the moment when another may.
+    fn next(&self, lane: &Lane, now: Instant, sleep: &mut Duration) -> Option<(WaiterId, Choice)> {
+        if self.connections >= lane.max_connections {
+            return None;
+        }
+        for (id, priority, waiter) in self.queue.iter() {
+            match self.look(lane, &waiter.want, priority, now) {
+                Ok(choice) => match lane.pace.step() {
+                    Ok(()) => return Some((id, choice)),
+                    Err(early) => {
+                        *sleep = early.min(*sleep);
+                        return None;
+                    }
+                },
+                Err(Wait::Budget(Blocked { until: Some(until), .. })) => {
+                    *sleep = until.saturating_duration_since(now).min(*sleep);
+                }
+                Err(_) => {}
+            }
+        }
+        None
+    }
+
+    fn grant(
+        &mut self,
+        lane: &Arc<Lane>,
+        want: &Want,
+        choice: Choice,
+        client: ClientAddr,
+        now: Instant,
+    ) -> Lease {
+        self.connections += 1;
+        self.transfers += usize::from(want.kind == Kind::Transfer);
+        if choice.metered {
+            self.budget.doors[choice.door].ledgers[choice.purse].grant(now);
+        }
+        let account = self.budget.purses[choice.purse].account;
+        Lease::new(Arc::clone(lane), want.clone(), choice, account, client)
+    }
+
+    /// A lease is given back.
+    pub(super) fn give_back(&mut self, kind: Kind) {
+        self.connections -= 1;
+        self.transfers -= usize::from(kind == Kind::Transfer);
+    }
+}
+
+impl Blocked {
+    /// No answer to anybody's request can change it while a client waits.
+    fn is_hopeless(&self) -> bool {
+        matches!(self.by, Obstacle::Aside { .. } | Obstacle::Nobody)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // Boxed up with its waiter is the channel; a lease in it falls back once the lock is free.
+        let gone = self.lane.state().queue.remove(self.id, false);
+        drop(gone);
+    }
+}

@@ -1,0 +1,388 @@
+//! What one account may still pull at one endpoint. Plain judgement: `now` is an argument.
+//!
+//! ```text
+//!  limit ├───────── used ──────────┤── available ──┤
+//!        │ open │ debts, each with │
+//!        │      │ the moment it    │
+//!        │      │ comes back       │
+//! ```
+//!
+//! Docker Hub's window rolls and names no reset: a pull comes back one window after it was made. That is also
+//! the latest under every other scheme (fixed windows, refill by the second), so a pull that is held to be
+//! gone for a whole window is never believed to be back too early. What others spent on the same account is
+//! learned from answers and held to have been spent just then. An answer corrects both ways, within what it
+//! can know: requests that were under way beside it may be counted in it or not.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Told;
+use super::hour::Hour;
+use crate::backoff::Backoff;
+
+/// The ledger of one account at one endpoint.
+#[derive(Debug, Clone)]
+pub(super) struct Ledger {
+    quota: Quota,
+    /// Leases out: they count as spent until it is known how they ended.
+    open: u64,
+    /// What was spent, in the order in which it comes back.
+    debts: VecDeque<Debt>,
+    /// Leases ever given.
+    granted: u64,
+    rest: Option<Rest>,
+    /// When an answer last said something of the quota.
+    heard: Option<Instant>,
+    probing: Option<Probing>,
+    /// Pulls of the last hour, those of others too where answers showed them.
+    burnt: Hour<u64>,
+}
+
+/// What is known of the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Quota {
+    /// Nothing yet: one request at a time, until an answer tells.
+    Unknown,
+    /// An answer came without any: there is none.
+    Unlimited,
+    /// So many pulls in a window.
+    Limited {
+        /// Pulls.
+        limit: u64,
+        /// Of this length.
+        window: Duration,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Debt {
+    due: Instant,
+    pulls: u64,
+}
+
+/// The upstream said no. Nothing is spent until it is over.
+#[derive(Debug, Clone)]
+struct Rest {
+    since: Instant,
+    until: Instant,
+    /// The upstream said how long (`Retry-After`); else only a free answer after `until` ends it.
+    by_word: bool,
+    /// It said no while its headers said yes: they are not believed until then.
+    contradicted: bool,
+}
+
+/// When a spent account is asked the next time, by a free HEAD.
+#[derive(Debug, Clone)]
+struct Probing {
+    at: Instant,
+    backoff: Backoff,
+}
+
+/// What was known when a request was sent: which other requests its answer may or may not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sight {
+    at: Instant,
+    open: u64,
+    granted: u64,
+}
+
+/// Where an upstream tells a limit and no window: Docker Hub's, the longest in use.
+const PRESUMED_WINDOW: Duration = Duration::from_secs(6 * 3600);
+/// The longest that a refusal is believed.
+const LONGEST_REST: Duration = Duration::from_secs(24 * 3600);
+/// After a refusal without any word on how long.
+const FIRST_REST: Duration = Duration::from_secs(60);
+const FIRST_PROBE: Duration = Duration::from_secs(30);
+const LONGEST_PROBE: Duration = Duration::from_secs(15 * 60);
+/// More than this are joined in pairs: a limit of a million costs no more memory.
+const MOST_DEBTS: usize = 4096;
+
+impl Ledger {
+    /// Nothing is known.
+    pub(super) fn new(now: Instant) -> Ledger {
+        Ledger {
+            quota: Quota::Unknown,
+            open: 0,
+            debts: VecDeque::new(),
+            granted: 0,
+            rest: None,
+            heard: None,
+            probing: None,
+            burnt: Hour::new(now),
+        }
+    }
+
+    /// As it was kept: what is owed, by the time that is left until each part comes back. How long the process
+    /// was away is not credited, since the clock may have been set meanwhile; the first answer corrects it.
+    pub(super) fn restore(quota: Quota, owed: &[(Duration, u64)], rest: Option<Duration>, now: Instant) -> Ledger {
+        let longest = match quota {
+            Quota::Limited { window, .. } => window,
+            Quota::Unknown | Quota::Unlimited => LONGEST_REST,
+        };
+        let mut ledger = Ledger { quota, ..Ledger::new(now) };
+        for (left, pulls) in owed {
+            ledger.owe(now + (*left).min(longest), *pulls);
+        }
+        ledger.rest = rest.map(|left| Rest {
+            since: now,
+            until: now + left.min(LONGEST_REST),
+            by_word: true,
+            contradicted: false,
+        });
+        ledger.watch(now);
+        // It may have had hours to recover.
+        ledger.probing.iter_mut().for_each(|probing| probing.at = now);
+        ledger
+    }
+
+    /// What is owed and for how long, open leases as if they were made now.
+    pub(super) fn owed(&self, now: Instant) -> Vec<(Duration, u64)> {
+        let window = self.window();
+        let open = (self.open > 0).then_some((window, self.open));
+        let debts = self.debts.iter().filter(|debt| debt.due > now);
+        debts.map(|debt| (debt.due - now, debt.pulls)).chain(open).collect()
+    }
+
+    /// What is left of a refusal; nothing where only an answer can end it.
+    pub(super) fn resting(&self, now: Instant) -> Option<Duration> {
+        let rest = self.rest.as_ref()?;
+        (!rest.by_word || rest.until > now).then(|| rest.until.saturating_duration_since(now))
+    }
+
+    pub(super) fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    pub(super) fn heard(&self) -> Option<Instant> {
+        self.heard
+    }
+
+    /// Pulls that may be begun now; `u64::MAX` where there is no limit.
+    pub(super) fn available(&self, now: Instant) -> u64 {
+        if self.resting(now).is_some() {
+            return 0;
+        }
+        match self.quota {
+            Quota::Unknown => u64::from(self.open == 0),
+            Quota::Unlimited => u64::MAX,
+            Quota::Limited { limit, .. } => limit.saturating_sub(self.used(now)),
+        }
+    }
+
+    /// Pulls that count against the limit.
+    pub(super) fn used(&self, now: Instant) -> u64 {
+        let owed = self.debts.iter().filter(|debt| debt.due > now);
+        owed.fold(self.open, |sum, debt| sum.saturating_add(debt.pulls))
+    }
+
+    /// The earliest moment at which more than `beyond` will be available; `None` where only an answer can tell.
+    pub(super) fn back_at(&self, beyond: u64, now: Instant) -> Option<Instant> {
+        let rested = match &self.rest {
+            Some(rest) if !rest.by_word => return None,
+            Some(rest) => rest.until.max(now),
+            None => now,
+        };
+        let Quota::Limited { limit, .. } = self.quota else {
+            return (rested > now).then_some(rested);
+        };
+        let mut used = self.used(now);
+        let mut owed = self.debts.iter().filter(|debt| debt.due > now);
+        let mut at = now;
+        while limit.saturating_sub(used) <= beyond {
+            let debt = owed.next()?;
+            used = used.saturating_sub(debt.pulls);
+            at = debt.due;
+        }
+        Some(at.max(rested))
+    }
+
+    /// Takes one pull; only where one is available.
+    pub(super) fn grant(&mut self, now: Instant) {
+        self.forget_paid(now);
+        self.open += 1;
+        self.granted += 1;
+    }
+
+    /// What a request sees that is sent now; `own` when it is itself a lease that is out.
+    pub(super) fn sight(&self, own: bool, now: Instant) -> Sight {
+        Sight { at: now, open: self.open.saturating_sub(u64::from(own)), granted: self.granted }
+    }
+
+    /// A lease is over; `spent` unless it is certain that the upstream counted nothing.
+    pub(super) fn settle(&mut self, spent: bool, now: Instant) {
+        self.open = self.open.saturating_sub(1);
+        if spent {
+            // The upstream counted it at some moment before its answer, so by then it is back there too.
+            self.owe(now + self.window(), 1);
+            *self.burnt.slot(now) += 1;
+        }
+        self.watch(now);
+    }
+
+    /// An answer came: with what it said of the quota, or without a word. The lease that it was the answer to
+    /// has been settled before.
+    pub(super) fn hear(&mut self, told: Option<&Told>, sight: Sight, now: Instant) {
+        match told {
+            Some(told) => self.correct(told, sight, now),
+            None if self.quota == Quota::Unknown => self.quota = Quota::Unlimited,
+            None => {}
+        }
+        let is_over = |rest: &Rest| {
+            let is_later = sight.at >= rest.since;
+            let allows = told.is_none_or(|told| told.remaining.is_none_or(|left| left > 0));
+            let speaks = told.is_some() && !rest.contradicted;
+            is_later && allows && (speaks || now >= rest.until)
+        };
+        self.rest = self.rest.take().filter(|rest| !is_over(rest));
+        self.heard = Some(now);
+        self.watch(now);
+    }
+
+    /// The upstream says that the quota is spent.
+    pub(super) fn refuse(&mut self, told: Option<&Told>, retry_after: Option<Duration>, now: Instant) {
+        if let Some(told) = told {
+            self.correct(told, self.sight(false, now), now);
+            self.heard = Some(now);
+        }
+        let says_spent = told.is_some_and(|told| told.remaining.is_some_and(|left| left <= 0));
+        if says_spent && retry_after.is_none() {
+            // The ledger knows when it comes back.
+            return self.watch(now);
+        }
+        let again = self.rest.as_ref().map(|rest| (rest.until - rest.since) * 2);
+        let wait = retry_after.or(again).unwrap_or(FIRST_REST).min(LONGEST_REST);
+        let wait = if retry_after.is_some() { wait } else { wait.min(Duration::from_secs(3600)) };
+        self.rest = Some(Rest {
+            since: now,
+            until: now + wait,
+            by_word: retry_after.is_some(),
+            contradicted: told.is_some_and(|told| told.remaining.is_some_and(|left| left > 0)),
+        });
+        self.watch(now);
+    }
+
+    /// When it is to be asked by a free HEAD; `None` while it has something left.
+    pub(super) fn probe_at(&self) -> Option<Instant> {
+        self.probing.as_ref().map(|probing| probing.at)
+    }
+
+    /// A probe goes out: the next one later.
+    pub(super) fn probed(&mut self, now: Instant) {
+        if let Some(probing) = &mut self.probing {
+            probing.at = now + probing.backoff.wait();
+        }
+    }
+
+    /// Pulls in a second over the last hour.
+    pub(super) fn burn_rate(&self, now: Instant) -> f64 {
+        self.burnt.recent(now).sum::<u64>() as f64 / self.burnt.span(now).as_secs_f64()
+    }
+
+    /// How long until nothing is left, if pulls go on at the burn rate; `None` when what comes back suffices.
+    pub(super) fn exhaustion(&self, now: Instant) -> Option<Duration> {
+        let Quota::Limited { limit, window } = self.quota else { return None };
+        if self.available(now) == 0 {
+            return Some(Duration::ZERO);
+        }
+        let rate = self.burn_rate(now);
+        let mut left = limit as f64 - self.used(now) as f64;
+        let mut at = now;
+        for debt in self.debts.iter().filter(|debt| debt.due > now) {
+            let need = rate * (debt.due - at).as_secs_f64();
+            if need >= left {
+                break;
+            }
+            left += debt.pulls as f64 - need;
+            at = debt.due;
+        }
+        let seconds = (at - now).as_secs_f64() + left / rate;
+        (rate > 0.0 && seconds <= window.as_secs_f64()).then(|| Duration::from_secs_f64(seconds))
+    }
+
+    fn window(&self) -> Duration {
+        match self.quota {
+            Quota::Limited { window, .. } => window,
+            Quota::Unknown | Quota::Unlimited => PRESUMED_WINDOW,
+        }
+    }
+
+    /// Brings the ledger to what an answer allows: at least what it counts, at most that and all that it may
+    /// have missed.
+    fn correct(&mut self, told: &Told, sight: Sight, now: Instant) {
+        self.forget_paid(now);
+        let used = self.used(now);
+        let known = match self.quota {
+            Quota::Limited { limit, window } => (Some(limit), Some(window)),
+            Quota::Unknown | Quota::Unlimited => (None, None),
+        };
+        // Nothing left of nobody knows what is no ground to stop: so some write "unlimited".
+        let presumed = || told.remaining.filter(|left| *left > 0).map(|left| left.unsigned_abs() + used);
+        let Some(limit) = told.limit.or(known.0).or_else(presumed) else { return };
+        let window = told.window.or(known.1).unwrap_or(PRESUMED_WINDOW);
+        self.quota = Quota::Limited { limit, window };
+        let Some(remaining) = told.remaining else { return };
+        let counted = u64::try_from(i128::from(limit) - i128::from(remaining)).unwrap_or(0);
+        let missed = sight.open + (self.granted - sight.granted);
+        if used < counted {
+            // Before the first answer nobody knows since when.
+            *self.burnt.slot(now) += if self.heard.is_some() { counted - used } else { 0 };
+            self.owe(now + window, counted - used);
+        } else {
+            self.write_off(used.saturating_sub(counted.saturating_add(missed)));
+        }
+        if let Some(reset) = told.reset {
+            self.debts.iter_mut().for_each(|debt| debt.due = debt.due.min(now + reset));
+        }
+    }
+
+    /// Less was spent than was thought: the part that would have come back first came back before.
+    fn write_off(&mut self, mut pulls: u64) {
+        while pulls > 0 {
+            let Some(debt) = self.debts.front_mut() else { return };
+            let part = debt.pulls.min(pulls);
+            debt.pulls -= part;
+            pulls -= part;
+            if debt.pulls == 0 {
+                self.debts.pop_front();
+            }
+        }
+    }
+
+    fn owe(&mut self, due: Instant, pulls: u64) {
+        // As a rule at the end; earlier where the window was shortened.
+        let place = self.debts.partition_point(|debt| debt.due <= due);
+        self.debts.insert(place, Debt { due, pulls });
+        if self.debts.len() > MOST_DEBTS {
+            self.join_debts();
+        }
+    }
+
+    /// Two neighbours become one, due with the later of them.
+    fn join_debts(&mut self) {
+        let debts: Vec<Debt> = self.debts.drain(..).collect();
+        let joined = debts.chunks(2).map(|pair| Debt {
+            due: pair[pair.len() - 1].due,
+            pulls: pair.iter().map(|debt| debt.pulls).sum(),
+        });
+        self.debts.extend(joined);
+    }
+
+    fn forget_paid(&mut self, now: Instant) {
+        while self.debts.front().is_some_and(|debt| debt.due <= now) {
+            self.debts.pop_front();
+        }
+    }
+
+    /// Begins or ends the probing of a spent account.
+    fn watch(&mut self, now: Instant) {
+        let is_spent = self.available(now) == 0 && self.quota != Quota::Unknown || self.resting(now).is_some();
+        if !is_spent {
+            self.probing = None;
+        } else if self.probing.is_none() {
+            let mut backoff = Backoff::new(FIRST_PROBE, LONGEST_PROBE);
+            self.probing = Some(Probing { at: now + backoff.wait(), backoff });
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Requests begun in a second, evenly.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::{Clock, Reference};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use tokio::time::Instant;
+
+/// The pace of one upstream.
+#[derive(Debug)]
+pub(super) struct Pace(RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Moment>>);
+
+/// The runtime's clock, which tests can pause.
+#[derive(Debug, Clone)]
+struct TokioClock {
+    start: Instant,
+}
+
+/// Time since the scheduler began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(Nanos);
+
+impl Pace {
+    /// So many a second, as many at once.
+    pub(super) fn new(requests_per_second: u32) -> Pace {
+        let rate = NonZeroU32::new(requests_per_second).unwrap_or(NonZeroU32::MIN);
+        let clock = TokioClock { start: Instant::now() };
+        Pace(RateLimiter::direct_with_clock(Quota::per_second(rate), clock))
+    }
+
+    /// Takes the next place.
+    ///
+    /// # Errors
+    /// How long until there is one.
+    pub(super) fn step(&self) -> Result<(), Duration> {
+        self.0.check().map_err(|early| early.wait_time_from(self.0.clock().now()))
+    }
+}
+
+impl Clock for TokioClock {
+    type Instant = Moment;
+
+    fn now(&self) -> Moment {
+        Moment(self.start.elapsed().into())
+    }
+}
+
+impl Reference for Moment {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    fn saturating_sub(&self, duration: Nanos) -> Self {
+        Moment(self.0.saturating_sub(duration))
+    }
+}
+
+impl std::ops::Add<Nanos> for Moment {
+    type Output = Moment;
+
+    fn add(self, other: Nanos) -> Moment {
+        Moment(self.0 + other)
+    }
+}
