@@ -80,7 +80,11 @@ impl Log {
 
     /// The requests that `wanted` picks.
     pub fn matching(&self, wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
-        self.requests().into_iter().filter(wanted).collect()
+        let records = self.pages().records.clone();
+        records
+            .iter()
+            .filter_map(|record| Some(held(record)).filter(|r| wanted(r)).map(|r| r.clone()))
+            .collect()
     }
 
     /// How many requests had this method and this piece in their path.

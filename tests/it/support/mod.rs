@@ -8,6 +8,7 @@
 //! | `token_server`, `cdn` | the other hosts of an upstream |
 //! | `client` | a small OCI client that checks digests itself; `wire` its connections |
 //! | `house` | the real program in this process |
+//! | `day` | a day of builds |
 //! | `eventually` | waiting for a condition; `time` moving a paused clock |
 //! | `serving`, `socket`, `tls`, `site`, `log`, `store`, `answers`, `door` | how the fakes are made |
 #![allow(dead_code, unused_imports)] // a tool box: no single test file uses everything
@@ -18,6 +19,7 @@ mod answers;
 pub mod behaviour;
 pub mod cdn;
 pub mod client;
+pub mod day;
 mod door;
 pub mod eventually;
 pub mod faults;
