@@ -8,7 +8,8 @@
 //! heard by all clones. Leaves out deadlines: whoever stops the house decides how long it waits.
 
 use std::future::Future;
-use std::time::SystemTime;
+use std::ops::RangeInclusive;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -113,14 +114,32 @@ impl Lifecycle {
 }
 
 /// The wall clock. Judgements take the time as an argument; this is where the argument comes from.
+///
+/// It goes with the runtime's clock, so that a test that pauses that one and moves it by six hours has six
+/// hours pass everywhere: for timers and for what is dated. Outside of such tests both are the same clock.
 #[allow(clippy::disallowed_methods)] // this is the one place
 pub fn now() -> SystemTime {
-    SystemTime::now()
+    let before = Instant::now();
+    let here = tokio::time::Instant::now().into_std();
+    carried(SystemTime::now(), before..=Instant::now(), here)
+}
+
+/// `wall` as the runtime has it, whose clock showed `here` within `real`: by as much later or earlier as `here`
+/// is outside of it.
+fn carried(wall: SystemTime, real: RangeInclusive<Instant>, here: Instant) -> SystemTime {
+    let ahead = here.saturating_duration_since(*real.end());
+    let behind = real.start().saturating_duration_since(here);
+    wall.checked_add(ahead).and_then(|wall| wall.checked_sub(behind)).unwrap_or(wall)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const QUARTER: Duration = Duration::from_secs(6 * 3600);
 
     #[tokio::test]
     async fn a_stop_is_heard_and_waited_for() {
@@ -134,5 +153,29 @@ mod tests {
         assert!(task.await.is_ok() && life.is_stopping());
         life.enter(Phase::Ready);
         assert_eq!(life.phase(), Phase::Draining, "phases only go forward");
+    }
+
+    #[test]
+    fn the_wall_clock_is_carried_along() {
+        let wall = SystemTime::UNIX_EPOCH + 2 * QUARTER;
+        let begun = Instant::now() + QUARTER;
+        let real = begun..=begun + SECOND;
+        for (here, expected) in [
+            (begun, wall),
+            (begun + SECOND / 2, wall),
+            (begun + SECOND, wall),
+            (begun + SECOND + QUARTER, wall + QUARTER),
+            (begun - SECOND, wall - SECOND),
+        ] {
+            assert_eq!(carried(wall, real.clone(), here), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wall_clock_goes_with_the_runtimes() {
+        let before = now();
+        tokio::time::advance(QUARTER).await;
+        let passed = now().duration_since(before).unwrap();
+        assert!(passed > QUARTER - SECOND && passed < QUARTER + SECOND, "{passed:?}");
     }
 }

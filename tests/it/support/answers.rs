@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use http::Method;
 use serde_json::json;
 
-use super::behaviour::{Behaviour, Redirect, Target};
+use super::behaviour::{AbuseLimit, Behaviour, Redirect, Target};
 use super::door::{Admitted, admit};
 use super::images::{Blob, OCI_INDEX};
 use super::site::{Answer, Call};
@@ -47,6 +47,9 @@ impl State {
 
     /// Answers a request.
     pub(super) fn answer(&self, call: &Call) -> Answer {
+        if let Some(Err(refusal)) = self.behaviour().abuse.as_mut().map(AbuseLimit::admit) {
+            return refusal;
+        }
         let behaviour = self.behaviour().clone();
         let wanted = Wanted::parse(&call.path);
         if behaviour.quirks.html && !matches!(wanted, Wanted::Ping) {
@@ -126,16 +129,14 @@ impl State {
             None => behaviour.rate_limit.as_mut(),
         };
         let Some(limit) = limit else { return answer() };
-        let is_spent = limit.enforced && limit.remaining <= 0;
-        let mut answer = if call.method == Method::GET && is_spent {
+        let mut answer = if call.method == Method::GET && !limit.take() {
             let message = "You have reached your pull rate limit. https://www.docker.com/increase-rate-limit";
             Answer::error(429, "TOOMANYREQUESTS", message)
         } else {
-            limit.remaining -= i64::from(call.method == Method::GET);
             answer()
         };
         answer.set("ratelimit-limit", &format!("{};w={}", limit.limit, limit.window));
-        answer.set("ratelimit-remaining", &format!("{};w={}", limit.remaining, limit.window));
+        answer.set("ratelimit-remaining", &format!("{};w={}", limit.left(), limit.window));
         answer.set("docker-ratelimit-source", admitted.account.as_deref().unwrap_or(&limit.source));
         answer
     }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use super::cdn::FakeCdn;
 
+pub use super::quota::{AbuseLimit, RateLimit};
+
 /// How a fake registry behaves. The default is a polite public one without auth.
 #[derive(Clone)]
 pub struct Behaviour {
@@ -19,6 +21,8 @@ pub struct Behaviour {
     pub rate_limit: Option<RateLimit>,
     /// The pull quotas of accounts, by user name.
     pub account_limits: BTreeMap<String, RateLimit>,
+    /// The limit of requests of any kind; the token server is not under it.
+    pub abuse: Option<AbuseLimit>,
     /// Whether there is a referrers endpoint; off, it is a bare 404.
     pub referrers: bool,
     /// The longest page of a tag list that the server gives, whatever `n` says.
@@ -99,21 +103,6 @@ pub enum Target {
     Loop,
 }
 
-/// A pull quota as Docker Hub announces it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Pulls per window.
-    pub limit: i64,
-    /// Seconds of the window.
-    pub window: u64,
-    /// What is left; each manifest GET takes one.
-    pub remaining: i64,
-    /// Whether nothing left means 429.
-    pub enforced: bool,
-    /// The `docker-ratelimit-source` header.
-    pub source: String,
-}
-
 /// Oddities of a registry's answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quirks {
@@ -148,6 +137,7 @@ impl Default for Behaviour {
             redirect: None,
             rate_limit: None,
             account_limits: BTreeMap::new(),
+            abuse: None,
             referrers: true,
             tags_page: None,
             quirks: Quirks::default(),
@@ -221,30 +211,5 @@ impl Redirect {
 
     fn to(to: Target) -> Self {
         Self { to, blobs: true, manifests: false, status: 307, prefix: String::new() }
-    }
-}
-
-impl RateLimit {
-    /// A full quota over Docker Hub's six hours, enforced.
-    pub fn new(limit: i64) -> Self {
-        Self { limit, window: 21_600, remaining: limit, enforced: true, source: "192.0.2.1".to_owned() }
-    }
-
-    /// With only so much left.
-    pub fn remaining(mut self, remaining: i64) -> Self {
-        self.remaining = remaining;
-        self
-    }
-
-    /// With a window of so many seconds.
-    pub fn window(mut self, seconds: u64) -> Self {
-        self.window = seconds;
-        self
-    }
-
-    /// Announced, but never 429.
-    pub fn unenforced(mut self) -> Self {
-        self.enforced = false;
-        self
     }
 }

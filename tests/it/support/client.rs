@@ -3,6 +3,10 @@
 //! One connection for each request, as old Docker does. Errors of the wire are values in the
 //! `try_…` calls and panics in the others, which most tests use.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt as _, Full};
@@ -22,7 +26,13 @@ pub struct Client {
     route: Route,
     headers: Vec<(String, String)>,
     query: String,
+    /// How many children of an index are pulled.
+    pub(super) platforms: usize,
+    answers: Arc<AtomicUsize>,
 }
+
+/// A bug should fail a test, not hang it.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An answer, as far as it came.
 #[derive(Clone, Debug)]
@@ -47,14 +57,33 @@ pub struct Streaming {
     pub headers: HeaderMap,
     body: Incoming,
     spare: Bytes,
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Client {
     /// A client of the registry at this URL; a path in it goes before every `/v2/…`.
     pub fn new(base_url: &str) -> Self {
         let base = Url::parse(base_url).expect("a test gives a valid URL");
-        Self { route: Route { base, proxy: None, tls: None }, headers: Vec::new(), query: String::new() }
+        let route = Route { base, proxy: None, tls: None, patience: PATIENCE };
+        Self {
+            route,
+            headers: Vec::new(),
+            query: String::new(),
+            platforms: usize::MAX,
+            answers: Arc::default(),
+        }
+    }
+
+    /// Pulls the first platform of an index only, as a container engine does.
+    pub fn one_platform(mut self) -> Self {
+        self.platforms = 1;
+        self
+    }
+
+    /// Waits so long for each step of a request.
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.route.patience = patience;
+        self
     }
 
     /// Trusts this certificate authority.
@@ -79,6 +108,11 @@ impl Client {
     pub fn with_query(mut self, query: &str) -> Self {
         self.query = query.to_owned();
         self
+    }
+
+    /// How many answers came, to its clones too.
+    pub fn answers(&self) -> usize {
+        self.answers.load(Ordering::SeqCst)
     }
 
     /// GET.
@@ -158,7 +192,8 @@ impl Client {
         let mut connection = self.route.connect().await?;
         let (head, body) = connection.send(request).await?.into_parts();
         let status = head.status.as_u16();
-        Ok(Streaming { status, headers: head.headers, body, spare: Bytes::new(), _connection: connection })
+        self.answers.fetch_add(1, Ordering::SeqCst);
+        Ok(Streaming { status, headers: head.headers, body, spare: Bytes::new(), connection })
     }
 
     fn build(
@@ -244,7 +279,7 @@ impl Streaming {
         }
         loop {
             let frame = async { self.body.frame().await.transpose() };
-            match limited("reading the body", frame).await {
+            match limited(self.connection.patience, "reading the body", frame).await {
                 Ok(None) => return None,
                 Ok(Some(frame)) => match frame.into_data() {
                     Ok(data) if !data.is_empty() => return Some(Ok(data)),

@@ -4,9 +4,9 @@
 //! request that hangs at a gate already counts. Its status and byte count are filled in later.
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
 
 use http::HeaderMap;
+use tokio::time::Instant;
 
 /// One request as it arrived, and what became of it.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub struct Record {
     pub host: String,
     /// Every header.
     pub headers: HeaderMap,
-    /// When its head had been read.
+    /// When its head had been read, by the runtime's clock.
     pub at: Instant,
     /// Whether it came over TLS.
     pub tls: bool,
@@ -65,6 +65,11 @@ impl Record {
     pub fn is_manifest_get(&self) -> bool {
         self.method == "GET" && self.path.contains("/manifests/")
     }
+
+    /// Whether Docker Hub bills it: such a GET that was not refused.
+    pub fn is_counted(&self) -> bool {
+        self.is_manifest_get() && !matches!(self.status, Some(401 | 403 | 429))
+    }
 }
 
 impl Log {
@@ -75,7 +80,11 @@ impl Log {
 
     /// The requests that `wanted` picks.
     pub fn matching(&self, wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
-        self.requests().into_iter().filter(wanted).collect()
+        let records = self.pages().records.clone();
+        records
+            .iter()
+            .filter_map(|record| Some(held(record)).filter(|r| wanted(r)).map(|r| r.clone()))
+            .collect()
     }
 
     /// How many requests had this method and this piece in their path.
@@ -85,8 +94,12 @@ impl Log {
 
     /// How many manifest GETs there were, as Docker Hub bills them: refusals (401, 403, 429) are free.
     pub fn counted(&self) -> usize {
-        let refused = |r: &Record| matches!(r.status, Some(401 | 403 | 429));
-        self.matching(|r| r.is_manifest_get() && !refused(r)).len()
+        self.matching(Record::is_counted).len()
+    }
+
+    /// The same for one account; `None` for anonymous clients.
+    pub fn counted_for(&self, account: Option<&str>) -> usize {
+        self.matching(|r| r.is_counted() && r.account.as_deref() == account).len()
     }
 
     /// How many requests there were of any kind.

@@ -127,7 +127,8 @@ impl Client {
         let mut next = 0;
         while next < manifests.len() {
             let document: Value = serde_json::from_slice(&manifests[next].bytes).unwrap_or_default();
-            for child in document["manifests"].as_array().into_iter().flatten() {
+            let children = document["manifests"].as_array().into_iter().flatten();
+            for child in children.take(self.platforms) {
                 manifests.push(self.manifest(repository, descriptor(child).digest.as_str()).await?);
             }
             let layers = document["layers"].as_array().into_iter().flatten();

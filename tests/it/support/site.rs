@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -109,6 +109,11 @@ impl Site {
         self.log.counted()
     }
 
+    /// How many of them this account paid for; `None` for anonymous clients.
+    pub fn counted_for(&self, account: Option<&str>) -> usize {
+        self.log.counted_for(account)
+    }
+
     /// How many GETs asked for this blob.
     pub fn blob_gets(&self, digest: &str) -> usize {
         self.log.blob_gets(digest)
@@ -191,7 +196,7 @@ impl Call {
             query: self.query.clone(),
             host: self.host.clone(),
             headers: self.headers.clone(),
-            at: Instant::now(),
+            at: tokio::time::Instant::now(),
             tls: self.tls,
             connection: self.connection,
             status: None,

@@ -30,12 +30,15 @@ pub(super) struct Route {
     pub(super) base: Url,
     pub(super) proxy: Option<Url>,
     pub(super) tls: Option<TlsConnector>,
+    /// For each step of a request.
+    pub(super) patience: Duration,
 }
 
 /// A connection; dropping it closes it.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
+    pub(super) patience: Duration,
 }
 
 /// Either kind of stream.
@@ -46,13 +49,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 impl Route {
     /// Connects, through the proxy if there is one.
     pub(super) async fn connect(&self) -> Result<Connection, WireError> {
-        let stream = limited("connecting", self.open()).await?;
-        let (sender, connection) = limited("the handshake", handshake(TokioIo::new(stream))).await?;
+        let patience = self.patience;
+        let stream = limited(patience, "connecting", self.open()).await?;
+        let shaken = limited(patience, "the handshake", handshake(TokioIo::new(stream)));
+        let (sender, connection) = shaken.await?;
         let driver = tokio::spawn(async move {
             // How it ended shows in the answer.
             let _ = connection.await;
         });
-        Ok(Connection { sender, driver })
+        Ok(Connection { sender, driver, patience })
     }
 
     /// Whether requests are sent in absolute form: plain HTTP through a proxy.
@@ -87,7 +92,7 @@ impl Connection {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, WireError> {
-        limited("waiting for the answer", self.sender.send_request(request)).await
+        limited(self.patience, "waiting for the answer", self.sender.send_request(request)).await
     }
 }
 
@@ -97,14 +102,15 @@ impl Drop for Connection {
     }
 }
 
-/// Awaits for at most twenty seconds.
+/// Awaits for at most so long, stretched by the factor for slow machines.
 pub(super) async fn limited<T, E: std::fmt::Debug>(
+    limit: Duration,
     what: &str,
     future: impl Future<Output = Result<T, E>>,
 ) -> Result<T, WireError> {
-    match tokio::time::timeout(patience(Duration::from_secs(20)), future).await {
+    match tokio::time::timeout(patience(limit), future).await {
         Ok(result) => result.map_err(|error| WireError(format!("{what}: {error:?}"))),
-        Err(_) => Err(WireError(format!("{what}: took longer than twenty seconds"))),
+        Err(_) => Err(WireError(format!("{what}: took longer than {limit:?}"))),
     }
 }
 

@@ -111,7 +111,8 @@ async fn each_account_has_its_own_quota() {
     assert_eq!(reply.header("docker-ratelimit-source"), "ci");
     let anonymous = token(&client, "app", None).await;
     assert_eq!(get_with(&client, MANIFEST, &anonymous).await.header("ratelimit-remaining"), "99;w=21600");
-    assert_eq!(registry.behaviour().account_limits["ci"].remaining, 199);
+    assert_eq!(registry.behaviour().account_limits["ci"].left(), 199);
+    assert_eq!((registry.counted_for(Some("ci")), registry.counted_for(None)), (1, 1));
 }
 
 #[tokio::test]

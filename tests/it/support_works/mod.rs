@@ -4,3 +4,4 @@ mod auth;
 mod endpoints;
 mod faults;
 mod hosts;
+mod limits;
