@@ -29,12 +29,7 @@ impl Mirror {
     ///
     /// # Errors
     /// [`Error`]; nothing was promised to the client by then.
-    pub async fn blob(
-        &self,
-        target: &Target,
-        digest: &Digest,
-        errand: &Errand,
-    ) -> Result<BlobAnswer, Error> {
+    pub async fn blob(&self, target: &Target, digest: &Digest, errand: &Errand) -> Result<BlobAnswer, Error> {
         for _ in 0..MOST_TRIES {
             if let Some(answer) = self.0.cached_blob(target, digest, errand).await? {
                 return Ok(answer);
@@ -68,7 +63,10 @@ impl Mirror {
         let link = self.0.prove(target, digest, false, errand).await?;
         if link.size == 0 && !digest.is_of_nothing() {
             // The upstream's HEAD left out the length, which clients need: only the blob tells.
-            return self.blob(target, digest, errand).await.map(|answer| BlobAnswer { content: None, ..answer });
+            return self
+                .blob(target, digest, errand)
+                .await
+                .map(|answer| BlobAnswer { content: None, ..answer });
         }
         Ok(BlobAnswer { size: link.size, content: None, served: Served::Miss })
     }

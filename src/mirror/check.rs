@@ -152,12 +152,7 @@ impl Inner {
         })
     }
 
-    async fn check_and_remember(
-        self: &Arc<Self>,
-        target: &Target,
-        name: &Name,
-        errand: &Errand,
-    ) -> Checked {
+    async fn check_and_remember(self: &Arc<Self>, target: &Target, name: &Name, errand: &Errand) -> Checked {
         let asked = match name {
             Name::Tag(tag) => self.ask_for_tag(target, tag, errand).await,
             Name::Tags => self.ask_for_tags(target, errand).await,

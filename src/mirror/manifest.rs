@@ -18,6 +18,8 @@ use crate::store::{Link, Name};
 #[derive(Debug, Clone)]
 pub(super) struct Fetched {
     source: Repository,
+    /// It was not held for budget: whoever asked had something else.
+    hasty: bool,
     outcome: Result<Document, Error>,
 }
 
@@ -129,9 +131,9 @@ impl Inner {
             let (inner, own, wanted, on) = (Arc::clone(self), target.clone(), *digest, errand.clone());
             let key = (*digest, party.take());
             let fetched = self.manifests.call(key, errand, || inner.fetch(own, wanted, on));
-            let (Fetched { source, outcome }, role) = fetched.await.ok_or_else(super::given_up)?;
-            let is_hasty = role == Role::Follow && outcome.as_ref().is_err_and(Error::is_refusal);
-            if source == target.repository && !(is_hasty && errand.may_wait()) {
+            let (Fetched { source, hasty, outcome }, role) = fetched.await.ok_or_else(super::given_up)?;
+            let is_too_hasty = hasty && errand.may_wait() && outcome.as_ref().is_err_and(Error::is_refusal);
+            if source == target.repository && !is_too_hasty {
                 let served = if role == Role::Lead { Served::Miss } else { Served::Joined };
                 let document = self.note_absence(target, Subject::Manifest(*digest), outcome).await?;
                 return Ok(answer(*digest, document, served));
@@ -151,11 +153,13 @@ impl Inner {
     ) -> Result<Option<ManifestAnswer>, Error> {
         let (link, served) = match self.proof(target, digest).filter(|link| link.is_manifest) {
             Some(link) => (link, Served::Hit),
-            None if self.store.size(digest).await.is_some() => match self.prove(target, digest, true, errand).await {
-                // A GET is the proof then.
-                Err(error) if error.refuses_head() => return Ok(None),
-                proven => (proven?, Served::Revalidated),
-            },
+            None if self.store.size(digest).await.is_some() => {
+                match self.prove(target, digest, true, errand).await {
+                    // A GET is the proof then.
+                    Err(error) if error.refuses_head() => return Ok(None),
+                    proven => (proven?, Served::Revalidated),
+                }
+            }
             None => return Ok(None),
         };
         // Only now: the digest of a layer may be asked for as a manifest, and nobody reads that into memory (I7).
@@ -168,7 +172,7 @@ impl Inner {
         if let Ok(document) = &outcome {
             self.read_ahead(&target, &document.bytes, &errand);
         }
-        Fetched { source: target.repository, outcome }
+        Fetched { source: target.repository, hasty: !errand.may_wait(), outcome }
     }
 
     async fn fetch_document(

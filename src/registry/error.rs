@@ -176,8 +176,12 @@ fn upstream_told(kind: Kind, error: &upstream::Error) -> Told {
 /// No request was sent. 429 where waiting helps and a budget is what is missing; 503 for what is over in a moment,
 /// since containerd repeats a 429 at once; 502 where the operator has to do something.
 fn refused_told(refused: &Refused) -> Told {
-    let told = |status, code, text: String, reason| {
-        Told { status, code, text, reason, retry_after: refused.retry_after() }
+    let told = |status, code, text: String, reason| Told {
+        status,
+        code,
+        text,
+        reason,
+        retry_after: refused.retry_after(),
     };
     match refused {
         Refused::Busy { .. } => told(

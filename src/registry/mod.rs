@@ -15,9 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT, CONTENT_RANGE, HOST, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE, USER_AGENT,
-};
+use http::header::{ACCEPT, CONTENT_RANGE, HOST, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE, USER_AGENT};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use self::error::Error;
@@ -85,7 +83,9 @@ impl Registry {
                     patience::slow_down(begun).await;
                 }
                 match error {
-                    Error::Range(size) => response::error(&told).with(CONTENT_RANGE, format!("bytes */{size}")),
+                    Error::Range(size) => {
+                        response::error(&told).with(CONTENT_RANGE, format!("bytes */{size}"))
+                    }
                     _ => response::error(&told),
                 }
             }

@@ -269,12 +269,7 @@ impl Door {
 
 impl Purse {
     fn new(name: &str, account: Option<usize>, repositories: Vec<Glob>) -> Purse {
-        Purse {
-            name: name.to_owned(),
-            account,
-            repositories,
-            closed: HashSet::new(),
-        }
+        Purse { name: name.to_owned(), account, repositories, closed: HashSet::new() }
     }
 
     /// Without an account this repository cannot be seen.

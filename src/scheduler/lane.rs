@@ -180,7 +180,13 @@ impl Lane {
     }
 
     /// Goes at once where nobody is before it, else takes its place in the queue.
-    fn enter(self: &Arc<Self>, want: &Want, errand: &Errand, priority: Priority, life: &Lifecycle) -> Entered {
+    fn enter(
+        self: &Arc<Self>,
+        want: &Want,
+        errand: &Errand,
+        priority: Priority,
+        life: &Lifecycle,
+    ) -> Entered {
         let now = Instant::now();
         let mut state = self.state();
         let look = state.look(self, want, priority, now);

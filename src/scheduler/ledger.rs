@@ -116,7 +116,12 @@ impl Ledger {
 
     /// As it was kept: what is owed, by the time that is left until each part comes back. How long the process
     /// was away is not credited, since the clock may have been set meanwhile; the first answer corrects it.
-    pub(super) fn restore(quota: Quota, owed: &[(Duration, u64)], rest: Option<Duration>, now: Instant) -> Ledger {
+    pub(super) fn restore(
+        quota: Quota,
+        owed: &[(Duration, u64)],
+        rest: Option<Duration>,
+        now: Instant,
+    ) -> Ledger {
         let longest = match quota {
             Quota::Limited { window, .. } => window,
             Quota::Unknown | Quota::Unlimited => LONGEST_REST,
@@ -377,7 +382,8 @@ impl Ledger {
 
     /// Begins or ends the probing of a spent account.
     fn watch(&mut self, now: Instant) {
-        let is_spent = self.available(now) == 0 && self.quota != Quota::Unknown || self.resting(now).is_some();
+        let is_spent =
+            self.available(now) == 0 && self.quota != Quota::Unknown || self.resting(now).is_some();
         if !is_spent {
             self.probing = None;
         } else if self.probing.is_none() {

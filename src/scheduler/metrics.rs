@@ -163,7 +163,10 @@ impl QuotaCollector {
         let gauge = |name, help| Metrics::unregistered_gauges(name, help, &["upstream", "account"]);
         QuotaCollector {
             lanes: lanes.iter().map(Arc::downgrade).collect(),
-            limit: gauge("ratelimit_limit", "Pulls that an account may make in a window; +Inf: no limit known."),
+            limit: gauge(
+                "ratelimit_limit",
+                "Pulls that an account may make in a window; +Inf: no limit known.",
+            ),
             remaining: gauge("ratelimit_remaining", "Pulls that an account has left; +Inf: no limit known."),
             window: gauge("ratelimit_window_seconds", "The window of an account's limit; 0: no limit known."),
             exhaustion: gauge(

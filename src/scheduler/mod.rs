@@ -117,10 +117,15 @@ impl Scheduler {
     /// A scheduler for the upstreams of `config`, which begins with what `store` kept of their budgets.
     pub fn new(config: &Config, store: Option<&Store>, life: &Lifecycle, metrics: &Metrics) -> Scheduler {
         let counts = SchedulerMetrics::new(metrics);
-        let lanes: Vec<Arc<Lane>> = config.upstreams.iter().enumerate().map(|(index, upstream)| {
-            let counts = LaneMetrics::new(&counts, upstream);
-            Arc::new(Lane::new(UpstreamId::new(index), upstream, &config.schedule, counts))
-        }).collect();
+        let lanes: Vec<Arc<Lane>> = config
+            .upstreams
+            .iter()
+            .enumerate()
+            .map(|(index, upstream)| {
+                let counts = LaneMetrics::new(&counts, upstream);
+                Arc::new(Lane::new(UpstreamId::new(index), upstream, &config.schedule, counts))
+            })
+            .collect();
         let lanes: Arc<[Arc<Lane>]> = lanes.into();
         metrics.register(Box::new(QuotaCollector::new(&lanes)));
         let keeper = store.map(|store| Arc::new(Keeper::open(store.clone(), &lanes, life)));

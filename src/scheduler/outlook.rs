@@ -167,7 +167,9 @@ impl Budget {
     fn outlook(&self, now: Instant) -> Vec<AccountOutlook> {
         let doors = self.doors.iter().flat_map(|door| {
             let seats = self.purses.iter().zip(door.ledgers.iter().zip(&door.logins));
-            seats.map(|(purse, (ledger, login))| AccountOutlook::of(&door.host, &purse.name, ledger, login, now))
+            seats.map(|(purse, (ledger, login))| {
+                AccountOutlook::of(&door.host, &purse.name, ledger, login, now)
+            })
         });
         doors.collect()
     }

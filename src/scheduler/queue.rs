@@ -45,12 +45,7 @@ struct Class {
 
 impl<T> Queue<T> {
     pub(super) fn new() -> Self {
-        Queue {
-            waiting: BTreeMap::new(),
-            ranks: HashMap::new(),
-            classes: Default::default(),
-            arrivals: 0,
-        }
+        Queue { waiting: BTreeMap::new(), ranks: HashMap::new(), classes: Default::default(), arrivals: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -154,7 +149,8 @@ mod tests {
     #[test]
     fn who_comes_late_does_not_wait_behind_a_whole_farm() {
         let mut queue = Queue::new();
-        let farm: Vec<WaiterId> = (0..100).map(|_| queue.push(Priority::Foreground, client(1), "farm")).collect();
+        let farm: Vec<WaiterId> =
+            (0..100).map(|_| queue.push(Priority::Foreground, client(1), "farm")).collect();
         for id in &farm[..50] {
             queue.remove(*id, true);
         }

@@ -71,7 +71,9 @@ impl Refused {
     /// When it is worth trying again; `None` where only the operator can help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Refused::Busy { .. } | Refused::Learning { .. } | Refused::Crowded { .. } => Some(Duration::from_secs(5)),
+            Refused::Busy { .. } | Refused::Learning { .. } | Refused::Crowded { .. } => {
+                Some(Duration::from_secs(5))
+            }
             Refused::Spent { until, .. } | Refused::Paused { until, .. } => Some(*until),
             Refused::Aside { .. } | Refused::Nobody { .. } => None,
         }

@@ -54,7 +54,8 @@ fn top(hour: &Hour<HashMap<String, u64>>, now: Instant) -> Vec<(String, u64)> {
     for (name, count) in hour.recent(now).flatten() {
         *sums.entry(name).or_default() += count;
     }
-    let mut sums: Vec<(String, u64)> = sums.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+    let mut sums: Vec<(String, u64)> =
+        sums.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
     sums.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
     sums.truncate(TOP);
     sums

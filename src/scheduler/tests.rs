@@ -293,7 +293,7 @@ async fn another_endpoint_is_asked_where_one_is_spent_or_paused() {
 async fn a_quota_without_numbers_rests_until_a_free_answer() {
     let scheduler = scheduler(|_| {});
     let pull = scheduler.pulls(&client(1)).await.unwrap();
-    drop(pull.send(&"v1".parse().unwrap()));
+    let _ = pull.send(&"v1".parse().unwrap());
     pull.as_ref().refused(None, None);
     drop(pull);
     assert!(matches!(scheduler.pulls(&client(1)).await, Err(Refused::Spent { .. })));

@@ -61,7 +61,6 @@ impl Ask {
     pub(super) fn accepting(self, accept: &'static str) -> Ask {
         Ask { accept, ..self }
     }
-
 }
 
 impl Answer {

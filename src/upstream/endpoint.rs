@@ -47,7 +47,10 @@ impl Endpoint {
     /// What the headers of its answer say of a quota. What is absurd in them is left out, and logged once.
     pub(super) fn told(&self, headers: &HeaderMap) -> Option<Told> {
         let Reading { told, odd } = quota::read(headers, lifecycle::now());
-        if odd.is_some() && std::mem::replace(&mut *self.odd.lock().expect("nothing panics while holding this lock"), odd) != odd {
+        if odd.is_some()
+            && std::mem::replace(&mut *self.odd.lock().expect("nothing panics while holding this lock"), odd)
+                != odd
+        {
             tracing::warn!(endpoint = self.host, odd, "the upstream tells a pull quota that cannot be right");
         }
         told

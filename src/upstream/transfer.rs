@@ -88,7 +88,13 @@ const PATIENCE_FOR_THE_END: Duration = Duration::from_secs(1);
 
 impl Transfer {
     /// What is kept may be all of the blob: nothing is opened then.
-    pub(super) fn new(client: Arc<Client>, lease: Lease, content: Content, from: u64, opened: Opened) -> Transfer {
+    pub(super) fn new(
+        client: Arc<Client>,
+        lease: Lease,
+        content: Content,
+        from: u64,
+        opened: Opened,
+    ) -> Transfer {
         let (patience, endpoint) = (Patience::new(), lease.endpoint());
         let mut transfer = Transfer { client, lease, content, offset: from, flow: None, endpoint, patience };
         transfer.take_up(opened);
@@ -219,7 +225,8 @@ impl Transfer {
 
     /// How long it is until any endpoint wants to hear from us again.
     fn pause(&self) -> Duration {
-        let pauses = (0..self.client.endpoints.len()).map(|place| self.lease.pause_left(place).unwrap_or_default());
+        let pauses =
+            (0..self.client.endpoints.len()).map(|place| self.lease.pause_left(place).unwrap_or_default());
         pauses.min().unwrap_or_default().min(LONGEST_PAUSE)
     }
 

@@ -199,7 +199,7 @@ fn account(name: &str, folder: &Path) -> Account {
     let file = folder.join(name);
     std::fs::write(&file, PASSWORD).unwrap();
     let credentials = Credentials::PasswordFile { username: name.to_owned(), file };
-    Account { name: name.to_owned(), credentials }
+    Account::new(name, credentials)
 }
 
 /// A pull as containerd does it.

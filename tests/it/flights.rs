@@ -34,7 +34,8 @@ impl Field {
         let scheduler = Scheduler::new(&config, None, &life, &metrics);
         let flights = Flights::new(&config, &store, &life, &metrics);
         let counts = UpstreamMetrics::new(&metrics, &config);
-        let client = Client::new(UpstreamId::new(0), &config.upstreams[0], &scheduler, counts, &life).unwrap();
+        let client =
+            Client::new(UpstreamId::new(0), &config.upstreams[0], &scheduler, counts, &life).unwrap();
         Field { flights, store, client: Arc::new(client), _folder: folder }
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tidelock::config::Proxy;
 use tidelock::config::{Config, UpstreamId};
 use tidelock::lifecycle::Lifecycle;
-use tidelock::secret::Secret;
 use tidelock::scheduler::{Refused, Scheduler};
+use tidelock::secret::Secret;
 use tidelock::telemetry::Metrics;
 use tidelock::upstream::{BadSetup, Client, Error, UpstreamMetrics};
 
