@@ -1,4 +1,4 @@
-//! The operator's door: metrics, health and readiness, on an address of its own.
+//! The operator's door: metrics, health, readiness and the API, on an address of its own.
 //!
 //! It runs on a thread and a runtime of its own, so that it answers while the house is full, and it is told to
 //! stop apart from the house, so that `/readyz` can say "draining" to the end.
@@ -7,9 +7,11 @@
 //! browser is kept out by its `Host` (see `guard`); other addresses are for the network to guard.
 
 mod answer;
+mod api;
 mod guard;
 mod pages;
 mod process;
+mod types;
 
 use std::io;
 use std::net::TcpListener;
@@ -19,7 +21,12 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+pub use types::{Account, Budgets, Content, Explained, Payment, Spender, Tag, UpstreamBudget, Waiting};
+
+use crate::config::Config;
 use crate::lifecycle::Lifecycle;
+use crate::mirror::Mirror;
+use crate::routing::Router;
 use crate::server::{self, Limits, ServerMetrics};
 use crate::telemetry::Metrics;
 use guard::Guard;
@@ -31,10 +38,13 @@ const CONNECTIONS: usize = 64;
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// What the operator can see.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Admin {
     metrics: Metrics,
     house: Lifecycle,
+    mirror: Mirror,
+    router: Arc<Router>,
+    config: Arc<Config>,
 }
 
 /// The running door. Dropping it stops the door without waiting.
@@ -45,14 +55,15 @@ pub struct AdminHandle {
 }
 
 impl Admin {
-    /// The door of the house that counts in `metrics` and lives by `house`. Registers what is known of the
-    /// process itself.
-    pub fn new(metrics: Metrics, house: Lifecycle) -> Admin {
+    /// The door of the house that pulls through `mirror`, counts in `metrics` and lives by `house`. Registers what
+    /// is known of the process itself.
+    pub fn new(config: &Config, mirror: Mirror, metrics: Metrics, house: Lifecycle) -> Admin {
         let version = env!("CARGO_PKG_VERSION");
         let build = metrics.gauges("build_info", "Always 1; the label names the version.", &["version"]);
         build.with_label_values(&[version]).set(1);
         metrics.register(Box::new(ProcessCollector::new()));
-        Admin { metrics, house }
+        let (router, config) = (Arc::new(Router::new(config)), Arc::new(config.clone()));
+        Admin { metrics, house, mirror, router, config }
     }
 }
 
@@ -108,7 +119,12 @@ fn run(
         let admin = Arc::new(admin);
         let handler = move |request: http::Request<hyper::body::Incoming>| {
             let (admin, refused) = (Arc::clone(&admin), guard.check(&request));
-            async move { refused.unwrap_or_else(|| pages::answer(&admin, &request)) }
+            async move {
+                match refused {
+                    Some(refused) => refused,
+                    None => pages::answer(&admin, &request).await,
+                }
+            }
         };
         let serving =
             server::serve(listener, None, Limits::new(CONNECTIONS), life.clone(), uncounted, handler);

@@ -1,24 +1,26 @@
 use http::{Method, Request, Response, StatusCode};
 
-use super::Admin;
-use super::answer;
+use super::{Admin, answer, api};
 use crate::lifecycle::Phase;
 use crate::server::Body;
 
 /// What Prometheus expects of its text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4";
 
-/// What a path means. The API and the status page get their variants here.
+/// What a path means. The status page gets its variant here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Page {
     Index,
     Metrics,
     Health,
     Readiness,
+    Budgets,
+    Explain,
 }
 
 impl Page {
-    const ALL: [Page; 4] = [Page::Index, Page::Metrics, Page::Health, Page::Readiness];
+    const ALL: [Page; 6] =
+        [Page::Index, Page::Metrics, Page::Health, Page::Readiness, Page::Budgets, Page::Explain];
 
     fn path(self) -> &'static str {
         match self {
@@ -26,6 +28,8 @@ impl Page {
             Page::Metrics => "/metrics",
             Page::Health => "/healthz",
             Page::Readiness => "/readyz",
+            Page::Budgets => "/api/v1/budgets",
+            Page::Explain => "/api/v1/explain",
         }
     }
 
@@ -34,6 +38,8 @@ impl Page {
             Page::Index => "this list",
             Page::Metrics => "what is counted, for Prometheus",
             Page::Health => "200 while the process works",
+            Page::Budgets => "what is left of each account, when it will be spent, and who pulls",
+            Page::Explain => "?image=NAME: what would come of a pull of it now, and why",
             Page::Readiness => "200 while pulls are served, 503 while starting and draining",
         }
     }
@@ -44,7 +50,7 @@ impl Page {
 }
 
 /// Answers one request.
-pub(super) fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<Body> {
+pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<Body> {
     let Some(page) = Page::at(request.uri().path()) else {
         return answer::error(StatusCode::NOT_FOUND, "not_found", "No such page. GET / lists what is here.");
     };
@@ -56,12 +62,14 @@ pub(super) fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<Body> {
         Page::Metrics => answer::typed(StatusCode::OK, METRICS_TYPE, admin.metrics.render()),
         Page::Health => answer::text(StatusCode::OK, "ok\n"),
         Page::Readiness => readiness(admin.house.phase()),
+        Page::Budgets => api::budgets(admin),
+        Page::Explain => api::explain(admin, request.uri().query()).await,
     }
 }
 
 fn index() -> String {
     let head = format!("Tidelock {}\n\n", env!("CARGO_PKG_VERSION"));
-    let lines = Page::ALL.map(|page| format!("{:<10} {}\n", page.path(), page.about()));
+    let lines = Page::ALL.map(|page| format!("{:<16} {}\n", page.path(), page.about()));
     head + &lines.concat()
 }
 

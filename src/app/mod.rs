@@ -107,9 +107,9 @@ impl House {
         let admin_addr = admin_listener.local_addr().context("reading the admin address")?;
         let store = Store::open(&config.cache, &life, &metrics)?;
         let mirror = Mirror::new(&config, &store, &life, &metrics)?;
-        let registry = Registry::new(&config, mirror, &metrics);
+        let registry = Registry::new(&config, mirror.clone(), &metrics);
         let server_metrics = ServerMetrics::new(&metrics);
-        let admin = Admin::new(metrics, life.clone());
+        let admin = Admin::new(&config, mirror, metrics, life.clone());
         let admin = admin::spawn(admin_listener.into_std()?, admin).context("starting the admin's door")?;
         Ok(House { config, life, admin, admin_addr, store, registry, listeners, tls, server_metrics })
     }

@@ -3,8 +3,10 @@
 //! A command is a function from its arguments to a `Report`: what goes to standard output and to standard
 //! error, and the exit code. Only [`run`] prints, so that every command can be tested without a process.
 
+mod ask;
 mod check;
 mod client;
+mod explain;
 mod options;
 mod report;
 mod serve;
@@ -16,6 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use self::client::ClientArgs;
+use self::explain::ExplainArgs;
 use self::options::Options;
 use self::report::Report;
 use crate::config::Faults;
@@ -57,6 +60,8 @@ enum Command {
     },
     /// Print the configuration that points a client at this mirror
     Client(ClientArgs),
+    /// Why a pull would hit, wait, be stale or miss, and who would pay; asks the running mirror, spends nothing
+    Explain(ExplainArgs),
     /// Print a shell's completion script
     Completions {
         /// The shell
@@ -91,6 +96,9 @@ fn execute(cli: &Cli) -> Report {
         }
         Some(Command::Client(arguments)) => {
             cli.options.load().map(|config| client::client(arguments, &config))
+        }
+        Some(Command::Explain(arguments)) => {
+            cli.options.load().map(|config| explain::explain(arguments, &config))
         }
         Some(Command::Completions { shell }) => Ok(completions(*shell)),
     };

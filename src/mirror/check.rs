@@ -182,7 +182,7 @@ impl Inner {
 
     /// Why the last check failed, while it is not to be tried again: what there is to fall back on is served as
     /// long as a tag is served unasked, and a fleet asks an upstream in trouble once in that time.
-    fn trouble(&self, target: &Target, name: &Name) -> Option<Error> {
+    pub(super) fn trouble(&self, target: &Target, name: &Name) -> Option<Error> {
         let trouble = self.troubles.get(&(target.repository.clone(), name.clone()))?;
         let is_recent = now().duration_since(trouble.since).is_ok_and(|age| age < trouble.ttl);
         is_recent.then_some(trouble.error)
@@ -273,7 +273,7 @@ fn hit(stamp: Stamp) -> Named {
 
 /// A stamp from the future was made before the clock was set back. How long ago that was cannot be known; by as
 /// much as it is ahead it is taken to be old, so that it is not believed until the clock has caught up.
-fn age_of(stamp: &Stamp, now: SystemTime) -> Duration {
+pub(super) fn age_of(stamp: &Stamp, now: SystemTime) -> Duration {
     now.duration_since(stamp.confirmed).unwrap_or_else(|ahead| ahead.duration())
 }
 

@@ -12,6 +12,7 @@ mod blob;
 mod check;
 mod document;
 mod error;
+mod explain;
 mod lists;
 mod manifest;
 mod passage;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use moka::future::Cache;
 
 pub use error::Error;
+pub use explain::{Content as CachedContent, Explanation, Prospect, TagFacts};
 pub use manifest::Asked;
 pub use passage::Passage;
 pub use served::{BlobAnswer, Content, ListAnswer, ManifestAnswer, Served};

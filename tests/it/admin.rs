@@ -4,15 +4,23 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use tempfile::TempDir;
 use tidelock::admin::{self, Admin, AdminHandle};
+use tidelock::config::{ByteSize, Config};
 use tidelock::lifecycle::{Lifecycle, Phase};
+use tidelock::mirror::Mirror;
+use tidelock::store::Store;
 use tidelock::telemetry::Metrics;
+use tokio::runtime::Runtime;
 
 struct Door {
     addr: SocketAddr,
     house: Lifecycle,
     metrics: Metrics,
     handle: AdminHandle,
+    // The mirror behind the door lives in it.
+    runtime: Runtime,
+    _folder: TempDir,
 }
 
 /// Each door has a loopback address of its own: on a shared one, a port that it closed may be another
@@ -23,8 +31,17 @@ fn open() -> Door {
     let listener = TcpListener::bind((own, 0)).unwrap();
     let addr = listener.local_addr().unwrap();
     let (house, metrics) = (Lifecycle::default(), Metrics::default());
-    let handle = admin::spawn(listener, Admin::new(metrics.clone(), house.clone())).unwrap();
-    Door { addr, house, metrics, handle }
+    let (runtime, folder) = (Runtime::new().unwrap(), TempDir::new().unwrap());
+    let mut config = Config::default();
+    config.cache.dir = folder.path().to_owned();
+    config.cache.min_free = ByteSize(0);
+    let mirror = runtime.block_on(async {
+        let store = Store::open(&config.cache, &house, &metrics).unwrap();
+        Mirror::new(&config, &store, &house, &metrics).unwrap()
+    });
+    let admin = Admin::new(&config, mirror, metrics.clone(), house.clone());
+    let handle = admin::spawn(listener, admin).unwrap();
+    Door { addr, house, metrics, handle, runtime, _folder: folder }
 }
 
 impl Door {
@@ -86,14 +103,16 @@ fn readiness_follows_the_phase_to_the_end() {
     asked("stopped", "503");
 }
 
-#[tokio::test]
-async fn stops_last_and_then_for_good() {
+#[test]
+fn stops_last_and_then_for_good() {
     let door = open();
     let resting = TcpStream::connect(door.addr).unwrap();
     assert_eq!(status(&door.get("/healthz")), "200");
-    let stopping = door.handle.stop();
-    tokio::time::timeout(std::time::Duration::from_secs(20), stopping).await.unwrap();
-    assert!(TcpStream::connect(door.addr).is_err());
+    let Door { addr, handle, runtime, .. } = door;
+    let stopping =
+        async { tokio::time::timeout(std::time::Duration::from_secs(20), handle.stop()).await.unwrap() };
+    runtime.block_on(stopping);
+    assert!(TcpStream::connect(addr).is_err());
     drop(resting);
 }
 

@@ -4,12 +4,14 @@
 
 mod access;
 mod admin;
+mod budgets;
 mod cli;
 mod chaos;
 mod ci_day;
 mod coalescing;
 mod docs;
 mod eviction;
+mod explain;
 mod flights;
 mod floors;
 mod freshness;

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::client::Client;
-use super::eventually::{eventually_eq, within};
+use super::eventually::{eventually_eq, patience, within};
 use super::registry::FakeRegistry;
 
 /// A running mirror. Dropping it lets it go with the test's runtime; [`House::stop`] ends it in order.
@@ -53,12 +53,28 @@ impl House {
     }
 
     async fn open(config: Config, folder: Arc<TempDir>) -> House {
-        let house = app::House::build(config.clone()).await.unwrap();
+        let house = House::build(&config).await;
         let (address, admin) = (house.addresses()[0], house.admin_address());
         let (stop, cut) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (heard, hurried) = (Arc::clone(&stop), Arc::clone(&cut));
         let running = tokio::spawn(async move { house.run(heard.notified(), hurried.notified()).await });
         House { address, admin, config, folder, stop, cut, running }
+    }
+
+    /// After a kill the operator's door, which has a thread of its own, may hold the cache for a moment longer: with
+    /// a real process that thread is gone too.
+    async fn build(config: &Config) -> app::House {
+        let deadline = tokio::time::Instant::now() + patience(Duration::from_secs(10));
+        loop {
+            match app::House::build(config.clone()).await {
+                Ok(house) => return house,
+                Err(error) if error.to_string().contains("in use by another") => {
+                    assert!(tokio::time::Instant::now() < deadline, "{error}");
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => panic!("{error:#}"),
+            }
+        }
     }
 
     /// Base URL for clients.
@@ -77,7 +93,12 @@ impl House {
 
     /// A client of the operator's door.
     pub fn admin(&self) -> Client {
-        Client::new(&format!("http://{}", self.admin))
+        Client::new(&self.admin_url())
+    }
+
+    /// Its base URL.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
     }
 
     /// The cache directory.

@@ -1,0 +1,183 @@
+//! Why a pull would hit, wait, be stale or miss. Asks nobody and spends nothing.
+
+use std::time::{Duration, SystemTime};
+
+use super::check::age_of;
+use super::{Inner, Mirror, Subject};
+use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
+use crate::lifecycle::now;
+use crate::oci::{Digest, Manifest, Reference};
+use crate::routing::Target;
+use crate::scheduler::{Payer, Refused};
+use crate::store::{Name, Stamp};
+
+/// What would come of a pull now, and from what that follows.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    /// What would come of it.
+    pub prospect: Prospect,
+    /// What is remembered of the tag; `None` for a digest, and for a tag that is not known.
+    pub tag: Option<TagFacts>,
+    /// What is here of the manifest and of what it names.
+    pub content: Option<Content>,
+    /// Who would pay for a manifest that is not here, or what is in the way.
+    pub payer: Result<Payer, Refused>,
+    /// Why the last check failed, while it is not tried again.
+    pub trouble: Option<String>,
+}
+
+/// What is remembered of a tag.
+#[derive(Debug, Clone)]
+pub struct TagFacts {
+    /// What it means.
+    pub digest: Digest,
+    /// Since when.
+    pub since: SystemTime,
+    /// How long ago the upstream confirmed it.
+    pub age: Duration,
+    /// What is made of that.
+    pub verdict: Verdict,
+}
+
+/// What is here of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// The manifest itself is here, and this repository is known to contain it.
+    pub is_cached: bool,
+    /// Manifests that it names, as an index does: how many of them are here, and how many there are.
+    pub manifests: (usize, usize),
+    /// Blobs that it, or the manifests here, name: likewise.
+    pub blobs: (usize, usize),
+}
+
+/// What would come of a pull of the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prospect {
+    /// From the cache, without any upstream call.
+    Hit,
+    /// From the cache at once; the tag is checked behind the client's back.
+    HitThenCheck,
+    /// The tag is checked first, by one free HEAD; then from the cache unless it has moved.
+    Check,
+    /// The tag is due for a check that cannot be made now: from the cache, as it was.
+    Stale,
+    /// Fetched from the upstream: a counted request.
+    Miss,
+    /// To be fetched, and there is no leave to: held, and refused in the end.
+    Held,
+    /// The upstream said a moment ago that there is no such thing.
+    Negative,
+    /// Not here, and nobody may be asked.
+    Offline,
+}
+
+impl Prospect {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Prospect::Hit => "hit",
+            Prospect::HitThenCheck => "hit_then_check",
+            Prospect::Check => "check",
+            Prospect::Stale => "stale",
+            Prospect::Miss => "miss",
+            Prospect::Held => "held",
+            Prospect::Negative => "negative",
+            Prospect::Offline => "offline",
+        }
+    }
+}
+
+impl Mirror {
+    /// Explains what a pull of `reference` by a waiting client would come to.
+    pub async fn explain(&self, target: &Target, reference: &Reference) -> Explanation {
+        self.0.explain(target, reference).await
+    }
+}
+
+impl Inner {
+    async fn explain(&self, target: &Target, reference: &Reference) -> Explanation {
+        let payer = self.scheduler.payer(target.upstream, &target.repository.name);
+        let (tag, subject) = match reference {
+            Reference::Tag(tag) => {
+                let name = Name::Tag(tag.clone());
+                (
+                    self.store.name(&target.repository, &name).map(|stamp| self.facts(target, &name, &stamp)),
+                    Subject::Name(name),
+                )
+            }
+            Reference::Digest(digest) => (None, Subject::Manifest(*digest)),
+        };
+        let digest = match reference {
+            Reference::Tag(_) => tag.as_ref().map(|tag| tag.digest),
+            Reference::Digest(digest) => Some(*digest),
+        };
+        let content = match &digest {
+            Some(digest) => Some(self.content(target, digest).await),
+            None => None,
+        };
+        let trouble = match &subject {
+            Subject::Name(name) => self.trouble(target, name),
+            Subject::Manifest(_) | Subject::Blob(_) => None,
+        };
+        let is_absent = self.absent.get(&(target.repository.clone(), subject)).await.is_some();
+        let is_cached = content.as_ref().is_some_and(|content| content.is_cached);
+        let prospect = match (&tag, is_cached) {
+            _ if is_absent => Prospect::Negative,
+            (Some(tag), true) => self.prospect(target, tag, trouble.is_some()),
+            (None, true) => Prospect::Hit,
+            (_, false) if self.offline => Prospect::Offline,
+            (_, false) if payer.is_ok() => Prospect::Miss,
+            (_, false) => Prospect::Held,
+        };
+        Explanation { prospect, tag, content, payer, trouble: trouble.map(|error| error.to_string()) }
+    }
+
+    fn facts(&self, target: &Target, name: &Name, stamp: &Stamp) -> TagFacts {
+        let age = age_of(stamp, now());
+        let tag = match name {
+            Name::Tag(tag) => Some(tag.as_str()),
+            Name::Tags | Name::Referrers(_) => None,
+        };
+        let policy = &self.upstream(target).config.freshness;
+        let verdict = judge(policy, self.offline, Remembered { tag, age: Some(age) });
+        TagFacts { digest: stamp.digest, since: stamp.since, age, verdict }
+    }
+
+    /// Of a tag whose manifest is here.
+    fn prospect(&self, target: &Target, tag: &TagFacts, is_in_trouble: bool) -> Prospect {
+        let policy = &self.upstream(target).config.freshness;
+        match tag.verdict {
+            Verdict::Serve => Prospect::Hit,
+            Verdict::ServeAndCheck => Prospect::HitThenCheck,
+            Verdict::Check if is_in_trouble && may_serve_stale(policy, tag.age) => Prospect::Stale,
+            Verdict::Check => Prospect::Check,
+            Verdict::Absent => Prospect::Offline,
+        }
+    }
+
+    async fn content(&self, target: &Target, digest: &Digest) -> Content {
+        let Some(top) = self.manifest_here(target, digest).await else { return Content::default() };
+        let mut content = Content { is_cached: true, manifests: (0, top.manifests.len()), blobs: (0, 0) };
+        let mut blobs = top.blobs;
+        for child in top.manifests {
+            if let Some(child) = self.manifest_here(target, &child.digest).await {
+                content.manifests.0 += 1;
+                blobs.extend(child.blobs);
+            }
+        }
+        blobs.sort_unstable_by_key(|blob| blob.digest);
+        blobs.dedup_by_key(|blob| blob.digest);
+        content.blobs.1 = blobs.len();
+        for blob in blobs {
+            let is_here = self.proof(target, &blob.digest).is_some();
+            content.blobs.0 += usize::from(is_here && self.store.size(&blob.digest).await.is_some());
+        }
+        content
+    }
+
+    async fn manifest_here(&self, target: &Target, digest: &Digest) -> Option<Manifest> {
+        self.proof(target, digest).filter(|link| link.is_manifest)?;
+        let document = self.store.document(digest).await?;
+        Some(Manifest::parse(&document).unwrap_or_default())
+    }
+}
