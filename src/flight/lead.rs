@@ -23,9 +23,10 @@ impl Seat {
             self.state.send_replace(State::Proven { file, total });
             return Ok(());
         }
+        let boarding = order.client.board(&order.errand, &order.repository.name).await?;
         let mut partial = self.inner.store.partial(order.digest, order.size).await?;
         let (name, from) = (&order.repository.name, partial.kept());
-        let begun = order.client.blob(&order.errand, name, &order.digest, from, order.size).await;
+        let begun = order.client.blob(boarding, name, &order.digest, from, order.size).await;
         if order.size.is_none() && matches!(begun, Err(upstream::Error::BadAnswer { .. })) {
             // What is kept may be of another body, longer than the blob: the next try begins anew.
             partial.discard();

@@ -157,7 +157,8 @@ impl Inner {
         errand: &Errand,
     ) -> Result<BlobAnswer, Error> {
         let order = self.order(target, digest, errand);
-        let transfer = order.client.blob(errand, &target.repository.name, digest, 0, order.size).await?;
+        let boarding = order.client.board(errand, &target.repository.name).await?;
+        let transfer = order.client.blob(boarding, &target.repository.name, digest, 0, order.size).await?;
         let size = transfer.total().ok_or_else(|| {
             let endpoint = target.repository.registry.to_string();
             let reason = "a blob that cannot be kept, without its length".to_owned();

@@ -49,8 +49,6 @@ pub(super) struct Purse {
     /// Its place in the configuration; `None` for nobody's.
     pub(super) account: Option<usize>,
     repositories: Vec<Glob>,
-    /// What nobody may see without an account; only for nobody's purse.
-    closed: HashSet<RepositoryName>,
 }
 
 /// Why and how long an account is not used.
@@ -111,7 +109,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const FIRST_ASIDE: Duration = Duration::from_secs(10);
 const LONGEST_ASIDE: Duration = Duration::from_secs(10 * 60);
-/// Repositories that are remembered for one thing; forgotten all together beyond that, and learned again.
+/// Repositories that are remembered; forgotten all together beyond that, and learned again.
 const MOST_REMEMBERED: usize = 1000;
 
 impl Budget {
@@ -162,7 +160,7 @@ impl Budget {
         if let Some(purse) = want.only.map(|only| only.purse) {
             return Ok(Choice { door, purse, metered: false });
         }
-        let candidates = self.candidates(door, &want.repository, now);
+        let candidates = self.candidates(door, want, now);
         let Some(first) = candidates.first().copied() else { return Err(self.nobody(door, want, now)) };
         let paying = self.paying(door, &candidates, priority, now);
         let is_free = want.kind != Kind::Pull || self.unmetered.contains(&want.repository);
@@ -174,9 +172,9 @@ impl Budget {
     }
 
     /// The purses that may be used for a repository at all; nobody's comes last.
-    fn candidates(&self, door: usize, repository: &RepositoryName, now: Instant) -> Vec<usize> {
+    fn candidates(&self, door: usize, want: &Want, now: Instant) -> Vec<usize> {
         let purses = self.purses.iter().zip(&self.doors[door].logins).enumerate();
-        let usable = purses.filter(|(_, (purse, login))| purse.is_for(repository) && !login.is_aside(now));
+        let usable = purses.filter(|(_, (purse, login))| purse.is_for(want) && !login.is_aside(now));
         usable.map(|(index, _)| index).collect()
     }
 
@@ -231,7 +229,7 @@ impl Budget {
 
     fn nobody(&self, door: usize, want: &Want, now: Instant) -> Blocked {
         let logins = self.purses.iter().zip(&self.doors[door].logins).enumerate();
-        let asides = logins.filter(|(_, (purse, _))| purse.is_for(&want.repository));
+        let asides = logins.filter(|(_, (purse, _))| purse.is_for(want));
         let first = asides.filter_map(|(index, (_, login))| Some((login.aside.as_ref()?.until, index))).min();
         match first.filter(|(until, _)| *until > now) {
             Some((until, purse)) => Blocked { by: Obstacle::Aside { door, purse }, until: Some(until) },
@@ -239,13 +237,21 @@ impl Budget {
         }
     }
 
+    /// Whether any account is meant for `repository`.
+    pub(super) fn has_account_for(&self, repository: &RepositoryName) -> bool {
+        self.purses.iter().any(|purse| purse.account.is_some() && purse.is_meant_for(repository))
+    }
+
     /// A manifest of `repository` came without a word of a quota although there is one.
     pub(super) fn is_unmetered(&mut self, repository: &RepositoryName, unmetered: bool) {
-        if unmetered {
-            remember(&mut self.unmetered, repository);
-        } else {
+        if !unmetered {
             self.unmetered.remove(repository);
+            return;
         }
+        if self.unmetered.len() >= MOST_REMEMBERED {
+            self.unmetered.clear();
+        }
+        self.unmetered.insert(repository.clone());
     }
 }
 
@@ -269,19 +275,18 @@ impl Door {
 
 impl Purse {
     fn new(name: &str, account: Option<usize>, repositories: Vec<Glob>) -> Purse {
-        Purse { name: name.to_owned(), account, repositories, closed: HashSet::new() }
+        Purse { name: name.to_owned(), account, repositories }
     }
 
-    /// Without an account this repository cannot be seen.
-    pub(super) fn close(&mut self, repository: &RepositoryName) {
-        remember(&mut self.closed, repository);
-    }
-
-    fn is_for(&self, repository: &RepositoryName) -> bool {
+    fn is_for(&self, want: &Want) -> bool {
         match self.account {
-            Some(_) => self.repositories.iter().any(|glob| glob.matches(repository.as_str())),
-            None => !self.closed.contains(repository),
+            Some(_) => self.is_meant_for(&want.repository),
+            None => !want.only_accounts,
         }
+    }
+
+    fn is_meant_for(&self, repository: &RepositoryName) -> bool {
+        self.repositories.iter().any(|glob| glob.matches(repository.as_str()))
     }
 }
 
@@ -317,13 +322,6 @@ impl Blocked {
             (one, two) => one.is_some() && two.is_none(),
         }
     }
-}
-
-fn remember(repositories: &mut HashSet<RepositoryName>, repository: &RepositoryName) {
-    if repositories.len() >= MOST_REMEMBERED {
-        repositories.clear();
-    }
-    repositories.insert(repository.clone());
 }
 
 fn jitter() -> f64 {

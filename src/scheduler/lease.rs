@@ -74,10 +74,10 @@ impl Lease {
         self.account
     }
 
-    /// Whether it goes without an account although there are some: what is hidden from it need not be hidden
-    /// from them.
+    /// Whether it goes without an account although one is meant for the repository: what cannot be seen like this
+    /// might be seen by the account.
     pub fn is_makeshift(&self) -> bool {
-        self.account.is_none() && self.lane.state().budget.purses.len() > 1
+        self.account.is_none() && self.lane.state().budget.has_account_for(&self.want.repository)
     }
 
     /// A request about `repository` goes out now.
@@ -98,6 +98,7 @@ impl Lease {
             self.settle(state, bill, false, now);
             self.ledger_mut(state).refuse(told, retry_after, now);
         });
+        self.lane.unsaved.notify_one();
         tracing::info!(
             registry = self.lane.registry,
             account = self.name(),
@@ -163,22 +164,16 @@ impl Lease {
         }
     }
 
-    /// Without an account this repository is hidden, which says nothing about the accounts.
-    pub fn closed_to_nobody(&self) {
-        self.update(|state, bill, now| {
-            self.settle(state, bill, false, now);
-            if self.account.is_none() {
-                state.budget.purses[self.choice.purse].close(&self.want.repository);
-            }
-        });
-    }
-
     fn hear(&self, state: &mut State, told: Option<&Told>, sent: Sent, now: Instant) {
+        let before = self.ledger(state).sum(now);
         let has_limit = matches!(self.ledger(state).quota(), super::ledger::Quota::Limited { .. });
         if has_limit || told.is_some() {
             state.budget.is_unmetered(&self.want.repository, told.is_none());
         }
         self.ledger_mut(state).hear(told, sent.0, now);
+        if self.ledger(state).sum(now) != before {
+            self.lane.unsaved.notify_one();
+        }
     }
 
     /// Writes down what the pull cost, once.
@@ -187,6 +182,7 @@ impl Lease {
             *bill = Bill::Settled;
             if self.choice.metered {
                 self.ledger_mut(state).settle(spent, now);
+                self.lane.unsaved.notify_one();
             }
         }
     }
@@ -196,7 +192,6 @@ impl Lease {
         change(&mut self.lane.state(), &mut bill, Instant::now());
         drop(bill);
         self.lane.stir();
-        self.lane.unsaved.notify_one();
     }
 
     fn name(&self) -> Option<String> {

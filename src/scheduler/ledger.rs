@@ -90,14 +90,14 @@ pub(super) struct Sight {
 
 /// Where an upstream tells a limit and no window: Docker Hub's, the longest in use.
 const PRESUMED_WINDOW: Duration = Duration::from_secs(6 * 3600);
-/// The longest that a refusal is believed.
-const LONGEST_REST: Duration = Duration::from_secs(24 * 3600);
+/// The longest rest that nobody named.
+const LONGEST_REST: Duration = Duration::from_secs(3600);
 /// After a refusal without any word on how long.
 const FIRST_REST: Duration = Duration::from_secs(60);
 const FIRST_PROBE: Duration = Duration::from_secs(30);
 const LONGEST_PROBE: Duration = Duration::from_secs(15 * 60);
 /// More than this are joined in pairs: a limit of a million costs no more memory.
-const MOST_DEBTS: usize = 4096;
+const MOST_DEBTS: usize = 512;
 
 impl Ledger {
     /// Nothing is known.
@@ -122,17 +122,14 @@ impl Ledger {
         rest: Option<Duration>,
         now: Instant,
     ) -> Ledger {
-        let longest = match quota {
-            Quota::Limited { window, .. } => window,
-            Quota::Unknown | Quota::Unlimited => LONGEST_REST,
-        };
         let mut ledger = Ledger { quota, ..Ledger::new(now) };
+        let longest = ledger.window();
         for (left, pulls) in owed {
             ledger.owe(now + (*left).min(longest), *pulls);
         }
         ledger.rest = rest.map(|left| Rest {
             since: now,
-            until: now + left.min(LONGEST_REST),
+            until: now + left.min(longest),
             by_word: true,
             contradicted: false,
         });
@@ -158,6 +155,11 @@ impl Ledger {
 
     pub(super) fn quota(&self) -> Quota {
         self.quota
+    }
+
+    /// What of it is worth keeping, in brief: when this changes, the note is out of date.
+    pub(super) fn sum(&self, now: Instant) -> (Quota, u64, bool) {
+        (self.quota, self.used(now), self.rest.is_some())
     }
 
     pub(super) fn heard(&self) -> Option<Instant> {
@@ -252,13 +254,13 @@ impl Ledger {
             self.heard = Some(now);
         }
         let says_spent = told.is_some_and(|told| told.remaining.is_some_and(|left| left <= 0));
-        if says_spent && retry_after.is_none() {
+        if says_spent && retry_after.is_none() && self.available(now) == 0 {
             // The ledger knows when it comes back.
             return self.watch(now);
         }
-        let again = self.rest.as_ref().map(|rest| (rest.until - rest.since) * 2);
-        let wait = retry_after.or(again).unwrap_or(FIRST_REST).min(LONGEST_REST);
-        let wait = if retry_after.is_some() { wait } else { wait.min(Duration::from_secs(3600)) };
+        let again = self.rest.as_ref().map_or(FIRST_REST, |rest| (rest.until - rest.since) * 2);
+        // By then everything is back, whatever was said.
+        let wait = retry_after.unwrap_or(again.min(LONGEST_REST)).min(self.window());
         self.rest = Some(Rest {
             since: now,
             until: now + wait,

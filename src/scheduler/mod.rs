@@ -69,6 +69,7 @@ pub struct Want {
     kind: Kind,
     from: usize,
     only: Option<Only>,
+    only_accounts: bool,
 }
 
 /// What an answer says of a quota.
@@ -199,7 +200,13 @@ impl Scheduler {
 impl Want {
     /// A HEAD or a list.
     pub fn question(repository: &RepositoryName) -> Want {
-        Want { repository: repository.clone(), kind: Kind::Question, from: 0, only: None }
+        Want {
+            repository: repository.clone(),
+            kind: Kind::Question,
+            from: 0,
+            only: None,
+            only_accounts: false,
+        }
     }
 
     /// A blob.
@@ -211,6 +218,12 @@ impl Want {
     #[must_use]
     pub fn from(&self, from: usize) -> Want {
         Want { from, ..self.clone() }
+    }
+
+    /// The same, but not without an account.
+    #[must_use]
+    pub fn only_accounts(&self) -> Want {
+        Want { only_accounts: true, ..self.clone() }
     }
 
     /// Which of `count` endpoints may be asked.

@@ -35,6 +35,12 @@ pub struct Client {
     pub(super) logins: Logins,
 }
 
+/// Leave to fetch a blob.
+pub struct Boarding<'a> {
+    tries: Tries<'a>,
+    lease: Lease,
+}
+
 /// A setting that is well-formed and yet cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadSetup {
@@ -175,6 +181,20 @@ impl Client {
         }
     }
 
+    /// Waits for leave to fetch a blob: room for it is taken only then, so that what waits in the queue takes none.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub async fn board<'a>(
+        &'a self,
+        errand: &'a Errand,
+        repository: &RepositoryName,
+    ) -> Result<Boarding<'a>, Error> {
+        let mut tries = self.tries(errand, Want::transfer(repository));
+        let lease = tries.lease().await?;
+        Ok(Boarding { tries, lease })
+    }
+
     /// Begins to fetch a blob at byte `from`; `total` is its size where that is known. Returns when the first
     /// headers are in. What is kept of the blob already may be all of it; then nobody is asked.
     ///
@@ -182,7 +202,7 @@ impl Client {
     /// As [`Client::head_manifest`]; [`Error::BadAnswer`] when the blob is not `total` bytes long.
     pub async fn blob(
         self: &Arc<Self>,
-        errand: &Errand,
+        boarding: Boarding<'_>,
         repository: &RepositoryName,
         digest: &Digest,
         from: u64,
@@ -190,13 +210,14 @@ impl Client {
     ) -> Result<Transfer, Error> {
         let ask = Ask::about(Kind::Blob, Method::GET, repository, &format!("blobs/{digest}"));
         let content = Content { ask, total };
-        let mut tries = self.tries(errand, Want::transfer(repository));
+        let Boarding { mut tries, mut lease } = boarding;
         loop {
-            let lease = tries.lease().await?;
             let opened = Transfer::open_at(self, &lease, &content, from, lease.endpoint()).await;
             if let Some(opened) = tries.judge(&lease, opened)? {
                 return Ok(Transfer::new(Arc::clone(self), lease, content, from, opened));
             }
+            drop(lease);
+            lease = tries.lease().await?;
         }
     }
 

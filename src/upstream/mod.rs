@@ -42,7 +42,7 @@ mod wire;
 
 use bytes::Bytes;
 
-pub use client::{BadSetup, Client};
+pub use client::{BadSetup, Boarding, Client};
 pub use error::Error;
 use error::Next;
 pub use metrics::UpstreamMetrics;

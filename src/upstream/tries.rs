@@ -52,7 +52,7 @@ impl<'a> Tries<'a> {
         let is_hidden = matches!(error, Error::Hidden { .. } | Error::NotFound { .. } | Error::Login { .. });
         let next = if lease.is_makeshift() && is_hidden {
             // An account might have seen it.
-            lease.closed_to_nobody();
+            self.want = self.want.only_accounts();
             Next::OtherAccount
         } else {
             error.next(is_origin, lease.account().is_some())

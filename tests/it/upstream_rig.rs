@@ -128,7 +128,12 @@ impl Rig {
         total: Option<u64>,
     ) -> Result<Transfer, Error> {
         let digest = blob.digest.parse().unwrap();
-        within("a blob", self.client.blob(&self.errand, &name(repository), &digest, from, total)).await
+        let repository = name(repository);
+        let begin = async {
+            let boarding = self.client.board(&self.errand, &repository).await?;
+            self.client.blob(boarding, &repository, &digest, from, total).await
+        };
+        within("a blob", begin).await
     }
 
     /// Fetches a whole blob.
