@@ -1,4 +1,5 @@
-//! Pulls with the clients that people really use, through the real program, from a real registry.
+//! Pulls with the clients that people really use, through the real program, from a real registry; and, beside
+//! another mirror that people really use, what a day of pulls costs.
 //!
 //! Needs root and Debian's packages (`.ci/run` installs them), hence the cargo feature `clients`.
 //! A missing client fails its test: a skipped test would look like a passed one.
@@ -6,6 +7,10 @@
 
 mod containerd;
 mod docker;
+#[path = "../it/support/mod.rs"]
+#[expect(clippy::disallowed_methods, reason = "the fakes spawn their own servers")]
+mod fakes;
+mod peer;
 mod podman;
 mod skopeo;
 mod support;

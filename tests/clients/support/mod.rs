@@ -11,4 +11,4 @@ pub(crate) use files::{sha256, verify_blobs};
 pub(crate) use image::Image;
 pub(crate) use process::{Daemon, client, daemon, run, stdout};
 pub(crate) use scenario::{ALWAYS_ASK, AS_SHIPPED, Visit, cold, cold_then_cached};
-pub(crate) use servers::Mirror;
+pub(crate) use servers::{DockerProxy, Mirror, Tidelock};

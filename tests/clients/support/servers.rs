@@ -1,4 +1,4 @@
-//! The two servers of a test: Debian's docker-registry as the upstream, and Tidelock before it.
+//! The servers of a test: Debian's docker-registry as the upstream or as a mirror, and Tidelock.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -43,6 +43,41 @@ impl Upstream {
         self.daemon.stop();
         let log = fs::read_to_string(&self.log).unwrap();
         log.lines().filter_map(request_of).collect()
+    }
+}
+
+/// docker-registry as a mirror.
+pub(crate) struct DockerProxy {
+    pub(crate) mirror: Mirror,
+    daemon: Daemon,
+}
+
+impl DockerProxy {
+    /// A mirror of the registry at `upstream`, configured as Debian ships it but without its login.
+    pub(crate) fn start(dir: &Path, upstream: &str) -> Self {
+        let port = free_port();
+        let config = dir.join("registry.yml");
+        let text = format!(
+            "version: 0.1\n\
+             log: {{ level: warn, accesslog: {{ disabled: true }} }}\n\
+             http: {{ addr: '127.0.0.1:{port}', headers: {{ X-Content-Type-Options: [nosniff] }} }}\n\
+             storage:\n\
+             \x20 cache: {{ blobdescriptor: inmemory }}\n\
+             \x20 filesystem: {{ rootdirectory: '{}' }}\n\
+             \x20 delete: {{ enabled: true }}\n\
+             health: {{ storagedriver: {{ enabled: true, interval: 10s, threshold: 3 }} }}\n\
+             proxy: {{ remoteurl: '{upstream}' }}\n",
+            dir.join("storage").display()
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = daemon("/usr/bin/docker-registry", dir);
+        let ready = || status(port, "/v2/") == Some(200);
+        let daemon = Daemon::start(command.arg("serve").arg(config), &dir.join("registry.log"), ready);
+        Self { mirror: Mirror { port }, daemon }
+    }
+
+    pub(crate) fn stop(self) {
+        self.daemon.stop();
     }
 }
 
