@@ -340,7 +340,7 @@ async fn publishers_who_pay_are_not_held_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_is_refused_and_a_farm_does_not_starve_others() {
+async fn a_farm_does_not_starve_others() {
     let scheduler = scheduler(|config| config.upstreams[0].max_connections = 1);
     let held = scheduler.question().await.unwrap();
     let mut order = Vec::new();
@@ -366,4 +366,22 @@ async fn a_crowd_is_refused_and_a_farm_does_not_starve_others() {
         order
     };
     assert!(order.iter().position(|who| *who == "laptop").unwrap() <= 1, "{order:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_has_an_end() {
+    let scheduler = scheduler(|config| config.upstreams[0].max_connections = 1);
+    let held = scheduler.question().await.unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..10_000 {
+        let mut waits = Box::pin(scheduler.question());
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        waiting.push(waits);
+    }
+    assert!(matches!(scheduler.question().await, Err(Refused::Crowded { .. })));
+    waiting.pop();
+    let mut next = Box::pin(scheduler.question());
+    assert!(futures_util::poll!(&mut next).is_pending(), "a place is free again");
+    drop((waiting, held));
+    assert!(next.await.is_ok());
 }

@@ -265,3 +265,23 @@ async fn a_spent_account_is_asked_by_a_free_head_and_nobody_pays_for_it() {
     assert_eq!(fake.counted(), 0);
     assert!(house.client().pull("library/base", "v1").await.unwrap().is(&images[1]));
 }
+
+#[tokio::test]
+async fn who_waits_is_counted_while_they_wait() {
+    let (fake, _) = hub().await;
+    fake.set(|behaviour| {
+        behaviour.auth = Auth::None;
+        behaviour.rate_limit = left(100, 0);
+    });
+    let house = House::with(&fake, |config| config.schedule.max_wait = Duration::from_secs(2)).await;
+    let queue = "tidelock_schedule_queue{priority=\"foreground\",upstream=\"docker.io\"}";
+    let client = house.client();
+    let held = tokio::spawn(async move { client.get(APP).await.status });
+    eventually_eq(1.0, || house.metric(queue)).await;
+    let budgets = house.admin().get("/api/v1/budgets").await.json();
+    assert_eq!(budgets["upstreams"][0]["waiting"]["foreground"], 1);
+    assert_eq!(held.await.unwrap(), 429);
+    assert_eq!(house.metric(queue).await, 0.0);
+    let waited = "tidelock_schedule_wait_seconds_sum{priority=\"foreground\",upstream=\"docker.io\"}";
+    assert!(house.metric(waited).await >= 2.0);
+}
