@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod cli;
 mod chaos;
+mod check_online;
 mod ci_day;
 mod coalescing;
 mod docs;
