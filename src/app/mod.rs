@@ -68,8 +68,7 @@ const SHORT_WORK: usize = 512;
 /// When the house cannot be built: a port in use, a cache directory that cannot be written, a bad CA file.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     telemetry::init_logging(&config.log).context("log.level")?;
-    // Two TLS libraries in one process would each bring a provider; this is the one that is meant.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    choose_tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(blocking_threads(&config))
@@ -90,6 +89,11 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     // What still blocks a thread (a read from a dead disk) must not hold the process.
     runtime.shutdown_timeout(Duration::from_millis(500));
     ended.map(|_| ())
+}
+
+/// Two TLS libraries in one process would each bring a provider; this is the one that is meant.
+pub(crate) fn choose_tls_provider() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 impl House {

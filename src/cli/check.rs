@@ -1,24 +1,42 @@
-//! `tidelock check`: is the configuration right, and what does it amount to?
+//! `tidelock check`: is the configuration right, what does it amount to, and (`--online`) does it work?
 
 use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::online::{self, Finding};
 use super::report::Report;
 use crate::config::{Config, Credentials, Faults, Upstream};
 
+/// What is to be checked besides, and how it is told.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct CheckArgs {
+    /// Contact each upstream too: does each account log in, and how many pulls has it left? Costs no pull
+    #[arg(long)]
+    pub(super) online: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 /// Says what is wrong, or that nothing is, in words or as one JSON object.
-pub(super) fn check(loaded: Result<Config, Faults>, json: bool) -> Report {
+pub(super) fn check(loaded: Result<Config, Faults>, CheckArgs { online, json }: CheckArgs) -> Report {
     match loaded {
-        Ok(config) => {
-            let mut advice = config.advice();
-            advice.extend(unreadable(&config));
-            Report::done(if json { summary_json(&config, &advice) } else { summary(&config, &advice) })
-        }
+        Ok(config) => well_formed(&config, online, json).unwrap_or_else(|error| Report::failed(&error)),
         Err(faults) if json => Report { out: faults_json(&faults), code: 2, ..Report::default() },
         Err(faults) => Report::refused(&faults),
     }
+}
+
+fn well_formed(config: &Config, online: bool, json: bool) -> anyhow::Result<Report> {
+    let mut advice = config.advice();
+    advice.extend(unreadable(config));
+    let findings = if online { Some(online::ask(config)?) } else { None };
+    let has_failed = findings.iter().flatten().any(Finding::is_failure);
+    let summary = if json { summary_json } else { summary };
+    let out = summary(config, &advice, findings.as_deref());
+    Ok(Report { out, code: u8::from(has_failed), ..Report::default() })
 }
 
 /// The base URL of each of the clients' listeners.
@@ -27,7 +45,7 @@ fn listeners(config: &Config) -> Vec<String> {
     config.server.listen.iter().map(|address| format!("{scheme}://{address}")).collect()
 }
 
-fn summary(config: &Config, advice: &[(String, String)]) -> String {
+fn summary(config: &Config, advice: &[(String, String)], findings: Option<&[Finding]>) -> String {
     let mut text = "configuration is valid\n".to_owned();
     let mut line = |name: &str, value: &str| {
         writeln!(text, "  {name:<9} {value}").expect("a String takes every text");
@@ -48,6 +66,9 @@ fn summary(config: &Config, advice: &[(String, String)]) -> String {
     for (key, reason) in advice {
         line("advice", &format!("{key} {reason}"));
     }
+    for (i, finding) in online::lines(findings.unwrap_or_default()).iter().enumerate() {
+        line(if i == 0 { "online" } else { "" }, finding);
+    }
     text
 }
 
@@ -64,7 +85,7 @@ fn described(upstream: &Upstream) -> String {
     text
 }
 
-fn summary_json(config: &Config, advice: &[(String, String)]) -> String {
+fn summary_json(config: &Config, advice: &[(String, String)], findings: Option<&[Finding]>) -> String {
     let upstreams = config.upstreams.iter().map(|upstream| {
         json!({
             "registry": upstream.registry.as_str(),
@@ -73,7 +94,7 @@ fn summary_json(config: &Config, advice: &[(String, String)]) -> String {
             "accounts": upstream.accounts.iter().map(|account| account.name.as_str()).collect::<Vec<_>>(),
         })
     });
-    line(&json!({
+    let mut summary = json!({
         "valid": true,
         "listen": listeners(config),
         "admin_listen": format!("http://{}", config.server.admin_listen),
@@ -85,7 +106,11 @@ fn summary_json(config: &Config, advice: &[(String, String)]) -> String {
         },
         "upstreams": upstreams.collect::<Vec<_>>(),
         "advice": advice.iter().map(|(key, message)| json!({"key": key, "message": message})).collect::<Vec<_>>(),
-    }))
+    });
+    if let Some(findings) = findings {
+        summary["online"] = Value::Array(online::json(findings));
+    }
+    line(&summary)
 }
 
 fn faults_json(faults: &Faults) -> String {

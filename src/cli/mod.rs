@@ -7,6 +7,7 @@ mod ask;
 mod check;
 mod client;
 mod explain;
+mod online;
 mod options;
 mod report;
 mod serve;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use self::check::CheckArgs;
 use self::client::ClientArgs;
 use self::explain::ExplainArgs;
 use self::options::Options;
@@ -47,11 +49,7 @@ enum Command {
     /// Run the mirror (what happens without a command)
     Serve,
     /// Validate the configuration, all faults at once
-    Check {
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
+    Check(CheckArgs),
     /// Print the configuration that holds, passwords masked
     Config {
         /// Print the default configuration with its comments instead
@@ -89,7 +87,10 @@ pub fn run() -> ExitCode {
 fn execute(cli: &Cli) -> Report {
     let outcome = match &cli.command {
         None | Some(Command::Serve) => cli.options.load().map(serve::serve),
-        Some(Command::Check { json }) => Ok(check::check(cli.options.load(), *json)),
+        Some(Command::Check(arguments)) if arguments.online => {
+            Ok(check::check(cli.options.load_online(), *arguments))
+        }
+        Some(Command::Check(arguments)) => Ok(check::check(cli.options.load(), *arguments)),
         Some(Command::Config { defaults: true }) => Ok(Report::done(EXAMPLE)),
         Some(Command::Config { defaults: false }) => {
             cli.options.load().map(|config| Report::done(config.to_toml()))

@@ -47,6 +47,19 @@ pub(super) struct Options {
 impl Options {
     /// Loads the configuration that these flags, this process's environment and the file make.
     pub(super) fn load(&self) -> Result<Config, Faults> {
+        self.load_and(object)
+    }
+
+    /// The same for a command that contacts the upstreams.
+    pub(super) fn load_online(&self) -> Result<Config, Faults> {
+        let offline = |config: &Config| {
+            let message = "does not go with --online, which contacts each upstream: leave one of the two out";
+            config.offline.then(|| ("offline".to_owned(), message.to_owned()))
+        };
+        self.load_and(|config| object(config).into_iter().chain(offline(config)).collect())
+    }
+
+    fn load_and(&self, object: impl FnOnce(&Config) -> Objections) -> Result<Config, Faults> {
         let mut overrides = self.flags();
         overrides.environment(|name| std::env::var_os(name));
         let variable = std::env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);

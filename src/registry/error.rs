@@ -138,7 +138,8 @@ fn upstream_told(kind: Kind, error: &upstream::Error) -> Told {
         ),
         upstream::Error::Login { .. } => unavailable(
             StatusCode::BAD_GATEWAY,
-            "this mirror could not log in to the upstream; its log says why (`tidelock check` tests the accounts)",
+            "this mirror could not log in to the upstream; its log says why (`tidelock check --online` tests the \
+             accounts)",
         ),
         upstream::Error::Throttled { retry_after, quota, .. } => Told {
             retry_after: Some(retry_after.unwrap_or(THROTTLE_PAUSE)),

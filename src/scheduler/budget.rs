@@ -157,8 +157,10 @@ impl Budget {
         if let Some(until) = self.doors[door].paused_until.filter(|until| *until > now) {
             return Err(Blocked { by: Obstacle::Paused, until: Some(until) });
         }
-        if let Some(purse) = want.only.map(|only| only.purse) {
-            return Ok(Choice { door, purse, metered: false });
+        if let Some(only) = want.only {
+            let purse = self.purses.iter().position(|purse| purse.account == only.account);
+            let choice = purse.map(|purse| Choice { door, purse, metered: false });
+            return choice.ok_or(Blocked { by: Obstacle::Nobody, until: None });
         }
         let candidates = self.candidates(door, want, now);
         let Some(first) = candidates.first().copied() else { return Err(self.nobody(door, want, now)) };

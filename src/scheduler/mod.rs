@@ -107,11 +107,11 @@ enum Kind {
     Pull,
 }
 
-/// An account at an endpoint, and no other.
+/// An account (`None`: nobody's) at an endpoint, and no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Only {
     door: usize,
-    purse: usize,
+    account: Option<usize>,
 }
 
 impl Scheduler {
@@ -163,7 +163,8 @@ impl Scheduler {
         errand: &Errand,
         deadline: Instant,
     ) -> Result<Pull, Refused> {
-        let want = Want { kind: Kind::Pull, ..want };
+        // Which account pays is never the caller's to say.
+        let want = Want { kind: Kind::Pull, only: None, ..want };
         let lease = self.lane(upstream).lease(want, errand, deadline, &self.life).await?;
         // Were it sent before it is written down, a crash in between would make it be spent twice.
         if let Some(keeper) = &self.keeper {
@@ -212,6 +213,13 @@ impl Want {
     /// A blob.
     pub fn transfer(repository: &RepositoryName) -> Want {
         Want { kind: Kind::Transfer, ..Want::question(repository) }
+    }
+
+    /// The same, of this endpoint on this account (`None`: on nobody's) and no other, whatever it is meant for, has
+    /// left or could not do before.
+    #[must_use]
+    pub fn only(&self, endpoint: usize, account: Option<usize>) -> Want {
+        Want { only: Some(Only { door: endpoint, account }), ..self.clone() }
     }
 
     /// The same, of the endpoints behind the first `from` only.

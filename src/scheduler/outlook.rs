@@ -147,14 +147,16 @@ impl Lane {
         let mut state = self.state();
         let mut wait = LONGEST;
         let subjects = state.subjects.clone();
-        for (door, each) in state.budget.doors.iter_mut().enumerate() {
+        let Budget { doors, purses, .. } = &mut state.budget;
+        for (door, each) in doors.iter_mut().enumerate() {
             for (purse, ledger) in each.ledgers.iter_mut().enumerate() {
                 let (Some(at), Some((repository, reference))) = (ledger.probe_at(), &subjects[purse]) else {
                     continue;
                 };
                 if at <= now {
                     ledger.probed(now);
-                    return (Some((Only { door, purse }, repository.clone(), reference.clone())), LONGEST);
+                    let only = Only { door, account: purses[purse].account };
+                    return (Some((only, repository.clone(), reference.clone())), LONGEST);
                 }
                 wait = wait.min(at - now);
             }

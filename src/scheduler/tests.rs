@@ -385,3 +385,24 @@ async fn a_queue_has_an_end() {
     drop((waiting, held));
     assert!(next.await.is_ok());
 }
+
+/// Who tries an account out names it; who pays for a pull is chosen all the same (I2).
+#[tokio::test(start_paused = true)]
+async fn an_account_that_is_named_is_the_one() {
+    let scheduler = scheduler(|config| {
+        config.upstreams[0].accounts = accounts(&["ci", "spare"]);
+        config.upstreams[0].accounts[1].repositories = vec!["elsewhere/**".parse().unwrap()];
+    });
+    let only = |account| Want::question(&repository()).only(0, account);
+    for account in [Some(0), Some(1), None] {
+        let lease = scheduler.lease(HUB, only(account), &client(1), scheduler.deadline()).await.unwrap();
+        lease.login_refused(0, "wrong password");
+        assert_eq!((lease.endpoint(), lease.account()), (0, account));
+        drop(lease);
+        assert!(scheduler.lease(HUB, only(account), &client(1), scheduler.deadline()).await.is_ok());
+    }
+    let absent = scheduler.lease(HUB, only(Some(2)), &client(1), scheduler.deadline()).await;
+    assert!(matches!(absent, Err(Refused::Nobody { .. })));
+    let pull = scheduler.pull(HUB, only(Some(1)), &client(1), scheduler.deadline()).await.unwrap();
+    assert_eq!(pull.as_ref().account(), None, "one is set aside, the other is for other repositories");
+}

@@ -21,7 +21,7 @@ use crate::scheduler::Lease;
 /// A question, the same for every endpoint.
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
-    pub(super) kind: Kind,
+    pub(super) purpose: Purpose,
     pub(super) method: Method,
     /// Path and query.
     pub(super) path: String,
@@ -48,13 +48,26 @@ impl Ask {
     /// About something within a repository; `rest` is what follows its name in the path.
     pub(super) fn about(kind: Kind, method: Method, repository: &RepositoryName, rest: &str) -> Ask {
         Ask {
-            kind,
+            purpose: Purpose::Content(kind),
             method,
             path: format!("/v2/{repository}/{rest}"),
             accept: "*/*",
             range: None,
             account: None,
             scope: format!("repository:{repository}:pull"),
+        }
+    }
+
+    /// About nothing but to be let in: `/v2/`, with a token that is good for nothing else.
+    pub(super) fn entry(account: Option<usize>) -> Ask {
+        Ask {
+            purpose: Purpose::Token,
+            method: Method::GET,
+            path: "/v2/".to_owned(),
+            accept: "*/*",
+            range: None,
+            account,
+            scope: String::new(),
         }
     }
 
@@ -131,7 +144,7 @@ impl Client {
         let answer = self.ask_and_follow(endpoint, &ask).await;
         match answer {
             Ok(answer) if answer.is_throttled() => {
-                let is_pull = ask.kind == Kind::Manifest && ask.method == Method::GET;
+                let is_pull = ask.purpose == Purpose::Content(Kind::Manifest) && ask.method == Method::GET;
                 let told = if answer.redirected { None } else { endpoint.told(answer.response.headers()) };
                 let error = answer.refusal().await;
                 if let Error::Throttled { retry_after, quota, .. } = error {
@@ -147,12 +160,7 @@ impl Client {
                 Ok(answer)
             }
             Err(error) => {
-                match &error {
-                    Error::Login { reason, .. } => lease.login_refused(endpoint.place, reason),
-                    // The token service is the registry's, and so is its patience.
-                    Error::Throttled { retry_after, .. } => lease.paused(endpoint.place, *retry_after),
-                    _ => {}
-                }
+                tell(lease, endpoint, &error);
                 Err(error)
             }
         }
@@ -186,7 +194,7 @@ impl Client {
     }
 
     /// Asks the endpoint itself until it lets us in or there is nothing more to show.
-    async fn be_let_in(
+    pub(super) async fn be_let_in(
         &self,
         endpoint: &Endpoint,
         ask: &Ask,
@@ -219,18 +227,20 @@ impl Client {
         endpoint: &Endpoint,
         account: Option<usize>,
     ) -> Result<Challenge, Error> {
-        let url = endpoint.url("/v2/");
-        let (purpose, headers) = (Purpose::Token, HeaderMap::new());
-        let (reach, method, body) = (Reach::Anywhere, Method::GET, Bytes::new());
-        let hop = Hop { purpose, account, reach, method, url: &url, headers, body };
-        let response = self.wire.send(hop).await?;
+        let response = self.knock(endpoint, account).await?;
         let challenge = challenge(response.headers());
         body::scrap(response).await;
-        challenge.ok_or_else(|| Error::Login {
-            endpoint: endpoint.host.clone(),
-            reason: "it answered 401 without a way to log in that this mirror knows (Bearer, Basic)"
-                .to_owned(),
-        })
+        challenge.ok_or_else(|| no_way_in(endpoint))
+    }
+
+    /// Asks for `/v2/` without a login.
+    pub(super) async fn knock(
+        &self,
+        endpoint: &Endpoint,
+        account: Option<usize>,
+    ) -> Result<Response<Incoming>, Error> {
+        let ask = Ask::entry(account);
+        self.send(&ask, &endpoint.url(&ask.path), Reach::Anywhere, None).await
     }
 
     /// Where we were sent to may want a token of its own: an anonymous one, from its very host, or none.
@@ -260,12 +270,30 @@ impl Client {
         if let Some(range) = ask.range.as_deref() {
             headers.insert(RANGE, HeaderValue::from_str(range).expect("a range is digits and signs"));
         }
-        let (purpose, account, method) = (Purpose::Content(ask.kind), ask.account, ask.method.clone());
+        let Ask { purpose, account, ref method, .. } = *ask;
+        let method = method.clone();
         self.wire.send(Hop { purpose, account, reach, method, url, headers, body: Bytes::new() }).await
     }
 }
 
-fn challenge(headers: &HeaderMap) -> Option<Challenge> {
+/// Tells the scheduler what stood in the way before there was an answer.
+pub(super) fn tell(lease: &Lease, endpoint: &Endpoint, error: &Error) {
+    match error {
+        Error::Login { reason, .. } => lease.login_refused(endpoint.place, reason),
+        // The token service is the registry's, and so is its patience.
+        Error::Throttled { retry_after, .. } => lease.paused(endpoint.place, *retry_after),
+        _ => {}
+    }
+}
+
+pub(super) fn no_way_in(endpoint: &Endpoint) -> Error {
+    Error::Login {
+        endpoint: endpoint.host.clone(),
+        reason: "it answered 401 without a way to log in that this mirror knows (Bearer, Basic)".to_owned(),
+    }
+}
+
+pub(super) fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     let lines = headers.get_all(WWW_AUTHENTICATE).iter();
     Challenge::choose(lines.filter_map(|line| std::str::from_utf8(line.as_bytes()).ok()))
 }

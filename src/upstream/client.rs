@@ -237,11 +237,21 @@ impl Client {
 
     /// A free question about a manifest; its answer tells what is left of the quota.
     pub(super) async fn found(&self, lease: &Lease, ask: &Ask) -> Result<Found, Error> {
+        self.found_and_told(lease, ask).await.map(|(found, _)| found)
+    }
+
+    /// The same, with what the answer told.
+    pub(super) async fn found_and_told(
+        &self,
+        lease: &Lease,
+        ask: &Ask,
+    ) -> Result<(Found, Option<Told>), Error> {
         let sent = lease.send();
         let answer = self.ask(lease, ask).await?.success().await?;
         check_document(&answer)?;
-        lease.answered(sent, self.told(lease, &answer).as_ref());
-        Ok(Found::of(answer.response.headers()))
+        let told = self.told(lease, &answer);
+        lease.answered(sent, told.as_ref());
+        Ok((Found::of(answer.response.headers()), told))
     }
 
     /// By HEAD; by a GET of the first byte where the endpoint sends us to a URL that is signed for GET alone.

@@ -8,6 +8,7 @@ use super::answer::text;
 use super::asking::{Answer, Ask};
 use super::client::check_document;
 use super::endpoint::Endpoint;
+use super::metrics::Purpose;
 use super::{Client, Error};
 use crate::oci::{Digest, Kind, OCI_INDEX, Referrers, RepositoryName, TagList, next_link};
 use crate::scheduler::{Errand, Lease, Want};
@@ -89,7 +90,7 @@ impl Client {
             |reason: &str| Error::BadAnswer { endpoint: endpoint.host.clone(), reason: reason.to_owned() };
         let (mut pages, mut bytes, mut ask) = (Vec::new(), 0, first.clone());
         loop {
-            let answer = usable(self.ask(lease, &ask).await?, ask.kind).await?;
+            let answer = usable(self.ask(lease, &ask).await?, ask.purpose).await?;
             let next = next_path(endpoint, &ask.path, &answer).map_err(bad)?;
             let page = self.read(answer, LARGEST_PAGE).await?;
             bytes += page.len();
@@ -104,9 +105,9 @@ impl Client {
 }
 
 /// An answer that holds a list, or the error that it stands for.
-async fn usable(answer: Answer, kind: Kind) -> Result<Answer, Error> {
+async fn usable(answer: Answer, purpose: Purpose) -> Result<Answer, Error> {
     let missing = |answer: Answer| Error::NotFound { endpoint: answer.host };
-    if kind == Kind::Referrers {
+    if purpose == Purpose::Content(Kind::Referrers) {
         let status = answer.response.status().as_u16();
         if matches!(status, 400 | 404 | 405 | 406) || (status == 200 && !is_index(&answer)) {
             return Err(missing(answer));

@@ -33,6 +33,7 @@ mod probing;
 mod proxy;
 mod quota;
 mod redirect;
+mod signing_in;
 mod tls;
 mod token;
 mod transfer;
@@ -46,7 +47,9 @@ pub use client::{BadSetup, Boarding, Client};
 pub use error::Error;
 use error::Next;
 pub use metrics::UpstreamMetrics;
+pub use signing_in::{SignedIn, Welcome};
 pub use transfer::Transfer;
+pub use trust::host_of;
 
 use crate::oci::Digest;
 

@@ -21,7 +21,7 @@ pub(super) fn is_same_origin(from: &Url, to: &Url) -> bool {
 }
 
 /// Host, and port where it is not the scheme's own: all that an error or a log line shows of a URL.
-pub(super) fn host_of(url: &Url) -> String {
+pub fn host_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

@@ -7,6 +7,7 @@ mod admin;
 mod budgets;
 mod cli;
 mod chaos;
+mod check_online;
 mod ci_day;
 mod coalescing;
 mod docs;
