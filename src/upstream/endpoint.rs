@@ -47,13 +47,14 @@ impl Endpoint {
     /// What the headers of its answer say of a quota. What is absurd in them is left out, and logged once.
     pub(super) fn told(&self, headers: &HeaderMap) -> Option<Told> {
         let Reading { told, odd } = quota::read(headers, lifecycle::now());
-        if odd.is_some()
-            && std::mem::replace(&mut *self.odd.lock().expect("nothing panics while holding this lock"), odd)
-                != odd
-        {
+        if let Some(odd) = odd.filter(|odd| self.is_news(odd)) {
             tracing::warn!(endpoint = self.host, odd, "the upstream tells a pull quota that cannot be right");
         }
         told
+    }
+
+    fn is_news(&self, odd: &'static str) -> bool {
+        self.odd.lock().expect("nothing panics while holding this lock").replace(odd) != Some(odd)
     }
 
     pub(super) fn base(&self) -> &Url {
@@ -117,6 +118,14 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_odd_is_news_once() {
+        let endpoint = Endpoint::new(&"https://r.example".parse().unwrap(), 0, true);
+        let news =
+            ["a limit of 0", "a limit of 0", "not a number", "not a number"].map(|odd| endpoint.is_news(odd));
+        assert_eq!(news, [true, false, true, false]);
+    }
 
     #[test]
     fn urls_never_leave_the_endpoint() {

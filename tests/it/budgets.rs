@@ -285,3 +285,28 @@ async fn who_waits_is_counted_while_they_wait() {
     let waited = "tidelock_schedule_wait_seconds_sum{priority=\"foreground\",upstream=\"docker.io\"}";
     assert!(house.metric(waited).await >= 2.0);
 }
+
+#[tokio::test]
+async fn limits_are_read_in_every_dialect() {
+    let dialects: [(&[(&str, &str)], f64, f64); 5] = [
+        (&[("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600")], 42.0, 21_600.0),
+        (&[("RateLimit-Policy", "100;w=60"), ("RateLimit", "limit=100, remaining=7, reset=30")], 7.0, 60.0),
+        (&[("RateLimit-Policy", "\"d\";q=100;w=86400"), ("RateLimit", "\"d\";r=9;t=50")], 9.0, 86_400.0),
+        (&[("X-RateLimit-Limit", "100;w=3600"), ("X-RateLimit-Remaining", "11")], 11.0, 3600.0),
+        // Docker Hub goes on counting below nothing.
+        (&[("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "-3;w=21600")], 0.0, 21_600.0),
+    ];
+    for (headers, remaining, window) in dialects {
+        let (fake, _) = hub().await;
+        fake.set(|behaviour| behaviour.auth = Auth::None);
+        for (name, value) in headers {
+            fake.fault(Match::manifests(), Times::Always, Fault::header(name, value));
+        }
+        let house = House::with(&fake, hasty).await;
+        assert_eq!(house.client().head(APP).await.status, 200);
+        for (name, value) in [("remaining", remaining), ("limit", 100.0), ("window_seconds", window)] {
+            let series = format!("tidelock_ratelimit_{name}{{account=\"anonymous\",upstream=\"docker.io\"}}");
+            assert_eq!(house.metric(&series).await, value, "{name} of {headers:?}");
+        }
+    }
+}
