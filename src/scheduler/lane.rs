@@ -139,9 +139,7 @@ impl Lane {
         life: &Lifecycle,
     ) -> Result<Lease, Refused> {
         let begun = Instant::now();
-        let waiting = self.metrics.waiting(errand.urgency.get());
         let outcome = self.wait(&want, errand, deadline, life).await;
-        drop(waiting);
         self.metrics.waited(errand.urgency.get(), begun.elapsed());
         outcome.map_err(|wait| self.refusal(wait, begun.elapsed()))
     }
@@ -189,8 +187,7 @@ impl Lane {
     ) -> Entered {
         let now = Instant::now();
         let mut state = self.state();
-        let look = state.look(self, want, priority, now);
-        match look {
+        match state.look(self, want, priority, now) {
             Ok(choice) if state.queue.is_empty() && self.pace.step().is_ok() => {
                 return Entered::Goes(state.grant(self, want, choice, errand.client, now));
             }
@@ -336,8 +333,6 @@ impl Blocked {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        // Boxed up with its waiter is the channel; a lease in it falls back once the lock is free.
-        let gone = self.lane.state().queue.remove(self.id, false);
-        drop(gone);
+        self.lane.state().queue.remove(self.id, false);
     }
 }

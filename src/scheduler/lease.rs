@@ -139,7 +139,6 @@ impl Lease {
             self.settle(state, bill, false, now);
             is_news = state.budget.doors[endpoint].logins[self.choice.purse].set_aside(reason, now);
         });
-        self.lane.metrics.aside(self.name().as_deref(), true);
         if is_news {
             tracing::warn!(
                 registry = self.lane.registry,
@@ -159,7 +158,6 @@ impl Lease {
             is_news = door.logins[self.choice.purse].take_back();
         });
         if is_news {
-            self.lane.metrics.aside(self.name().as_deref(), false);
             tracing::info!(registry = self.lane.registry, account = self.name(), "an account logs in again");
         }
     }

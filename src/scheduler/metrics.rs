@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{GaugeVec, HistogramVec, IntCounterVec};
 use tokio::time::Instant;
 
 use super::budget::ANONYMOUS;
 use super::lane::Lane;
-use super::{AccountOutlook, Priority};
+use super::{AccountOutlook, Priority, Standing};
 use crate::config;
 use crate::telemetry::Metrics;
 
@@ -17,9 +17,7 @@ use crate::telemetry::Metrics;
 #[derive(Debug, Clone)]
 pub(super) struct SchedulerMetrics {
     wait: HistogramVec,
-    queue: IntGaugeVec,
     throttled: IntCounterVec,
-    aside: IntGaugeVec,
 }
 
 /// The same for one upstream.
@@ -48,9 +46,6 @@ pub(super) enum Reason {
     Abuse,
 }
 
-/// One waiter in the queue, until dropped.
-pub(super) struct Waiting(IntGauge);
-
 /// The `account` of what is nobody's fault in particular.
 const ANY_ACCOUNT: &str = "any";
 
@@ -62,20 +57,10 @@ impl SchedulerMetrics {
                 "Time that a request waited for leave to go upstream.",
                 &["upstream", "priority"],
             ),
-            queue: metrics.gauges(
-                "schedule_queue",
-                "Requests that wait for leave to go upstream.",
-                &["upstream", "priority"],
-            ),
             throttled: metrics.counters(
                 "throttled_total",
                 "Requests that were not sent upstream, or were refused there, for a limit.",
                 &["upstream", "account", "reason"],
-            ),
-            aside: metrics.gauges(
-                "account_aside",
-                "1 while an account is set aside because it cannot log in.",
-                &["upstream", "account"],
             ),
         }
     }
@@ -87,7 +72,6 @@ impl LaneMetrics {
         let registry = upstream.registry.to_string();
         for priority in Priority::ALL.map(Priority::as_str) {
             counts.wait.with_label_values(&[registry.as_str(), priority]);
-            counts.queue.with_label_values(&[registry.as_str(), priority]);
         }
         for reason in [Reason::Busy, Reason::Crowded, Reason::Paused] {
             counts.throttled.with_label_values(&[registry.as_str(), ANY_ACCOUNT, reason.as_str()]);
@@ -100,15 +84,8 @@ impl LaneMetrics {
         }
         for account in named {
             counts.throttled.with_label_values(&[registry.as_str(), account, Reason::Login.as_str()]);
-            counts.aside.with_label_values(&[registry.as_str(), account]);
         }
         LaneMetrics { counts: counts.clone(), registry }
-    }
-
-    pub(super) fn waiting(&self, priority: Priority) -> Waiting {
-        let gauge = self.counts.queue.with_label_values(&[self.registry.as_str(), priority.as_str()]);
-        gauge.inc();
-        Waiting(gauge)
     }
 
     pub(super) fn waited(&self, priority: Priority, wait: Duration) {
@@ -119,11 +96,6 @@ impl LaneMetrics {
     pub(super) fn throttled(&self, reason: Reason, account: Option<&str>) {
         let labels = [self.registry.as_str(), account.unwrap_or(ANY_ACCOUNT), reason.as_str()];
         self.counts.throttled.with_label_values(&labels).inc();
-    }
-
-    pub(super) fn aside(&self, account: Option<&str>, aside: bool) {
-        let labels = [self.registry.as_str(), account.unwrap_or(ANY_ACCOUNT)];
-        self.counts.aside.with_label_values(&labels).set(i64::from(aside));
     }
 }
 
@@ -141,28 +113,30 @@ impl Reason {
     }
 }
 
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// What is left of each account: found out when scraped, since it changes with the time alone. Where there is
-/// no limit, or none is known, limit and remaining are `+Inf` and the window is 0; an account that will not be
+/// How things stand, found out when scraped: what is left of each account changes with the time alone. Where there
+/// is no limit, or none is known, limit and remaining are `+Inf` and the window is 0; an account that will not be
 /// exhausted has `+Inf` seconds until then.
-pub(super) struct QuotaCollector {
+pub(super) struct OutlookCollector {
     lanes: Vec<Weak<Lane>>,
+    queue: GaugeVec,
+    aside: GaugeVec,
     limit: GaugeVec,
     remaining: GaugeVec,
     window: GaugeVec,
     exhaustion: GaugeVec,
 }
 
-impl QuotaCollector {
-    pub(super) fn new(lanes: &[Arc<Lane>]) -> QuotaCollector {
+impl OutlookCollector {
+    pub(super) fn new(lanes: &[Arc<Lane>]) -> OutlookCollector {
         let gauge = |name, help| Metrics::unregistered_gauges(name, help, &["upstream", "account"]);
-        QuotaCollector {
+        OutlookCollector {
             lanes: lanes.iter().map(Arc::downgrade).collect(),
+            queue: Metrics::unregistered_gauges(
+                "schedule_queue",
+                "Requests that wait for leave to go upstream.",
+                &["upstream", "priority"],
+            ),
+            aside: gauge("account_aside", "1 while an account is set aside because it cannot log in."),
             limit: gauge(
                 "ratelimit_limit",
                 "Pulls that an account may make in a window; +Inf: no limit known.",
@@ -176,13 +150,17 @@ impl QuotaCollector {
         }
     }
 
-    fn all(&self) -> [&GaugeVec; 4] {
-        [&self.limit, &self.remaining, &self.window, &self.exhaustion]
+    fn all(&self) -> [&GaugeVec; 6] {
+        [&self.queue, &self.aside, &self.limit, &self.remaining, &self.window, &self.exhaustion]
     }
 
     fn look(&self) {
         for lane in self.lanes.iter().filter_map(Weak::upgrade) {
             let outlook = lane.outlook(Instant::now());
+            for priority in Priority::ALL {
+                let queue = self.queue.with_label_values(&[outlook.registry.as_str(), priority.as_str()]);
+                queue.set(outlook.waiting[priority as usize] as f64);
+            }
             let mut accounts: BTreeMap<&str, Vec<&AccountOutlook>> = BTreeMap::new();
             for account in &outlook.accounts {
                 accounts.entry(&account.account).or_default().push(account);
@@ -195,6 +173,8 @@ impl QuotaCollector {
 
     /// One account; where several endpoints limit it, what it may pull is the sum.
     fn show(&self, labels: &[&str; 2], doors: &[&AccountOutlook]) {
+        let is_aside = doors.iter().any(|door| door.standing == Standing::Aside);
+        self.aside.with_label_values(labels).set(f64::from(u8::from(is_aside)));
         let limited: Vec<_> = doors.iter().filter(|door| door.limit.is_some()).collect();
         let sum = |of: fn(&AccountOutlook) -> Option<u64>| match limited[..] {
             [] => f64::INFINITY,
@@ -210,7 +190,7 @@ impl QuotaCollector {
     }
 }
 
-impl Collector for QuotaCollector {
+impl Collector for OutlookCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.all().into_iter().flat_map(Collector::desc).collect()
     }

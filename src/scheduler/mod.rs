@@ -46,7 +46,7 @@ pub use spenders::Spent;
 
 use self::keeping::Keeper;
 use self::lane::Lane;
-use self::metrics::{LaneMetrics, QuotaCollector, SchedulerMetrics};
+use self::metrics::{LaneMetrics, OutlookCollector, SchedulerMetrics};
 use crate::config::{Config, UpstreamId};
 use crate::lifecycle::Lifecycle;
 use crate::oci::{Reference, RepositoryName};
@@ -128,7 +128,7 @@ impl Scheduler {
             })
             .collect();
         let lanes: Arc<[Arc<Lane>]> = lanes.into();
-        metrics.register(Box::new(QuotaCollector::new(&lanes)));
+        metrics.register(Box::new(OutlookCollector::new(&lanes)));
         let keeper = store.map(|store| Arc::new(Keeper::open(store.clone(), &lanes, life)));
         Scheduler { lanes, max_wait: config.schedule.max_wait, keeper, life: life.clone() }
     }

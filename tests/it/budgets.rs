@@ -286,9 +286,12 @@ async fn who_waits_is_counted_while_they_wait() {
     assert!(house.metric(waited).await >= 2.0);
 }
 
+/// Headers, and what they say is left and for how long.
+type Dialect = (&'static [(&'static str, &'static str)], f64, f64);
+
 #[tokio::test]
 async fn limits_are_read_in_every_dialect() {
-    let dialects: [(&[(&str, &str)], f64, f64); 5] = [
+    let dialects: [Dialect; 5] = [
         (&[("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600")], 42.0, 21_600.0),
         (&[("RateLimit-Policy", "100;w=60"), ("RateLimit", "limit=100, remaining=7, reset=30")], 7.0, 60.0),
         (&[("RateLimit-Policy", "\"d\";q=100;w=86400"), ("RateLimit", "\"d\";r=9;t=50")], 9.0, 86_400.0),
