@@ -116,7 +116,7 @@ async fn in_any_trouble_the_cached_tag_is_served() {
         let waits = missing.header("retry-after").parse::<u64>().ok();
         assert_eq!(waits.is_some(), status == StatusCode::TOO_MANY_REQUESTS, "{trouble:?}: {waits:?}");
         if trouble == Trouble::Abuse {
-            assert!(matches!(waits, Some(7 | 8)), "{waits:?}");
+            assert!(matches!(waits, Some(1..=8)), "what is left of the pause: {waits:?}");
         }
     }
 }

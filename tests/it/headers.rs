@@ -388,6 +388,7 @@ fn assert_error(reply: &Reply, status: u16, code: &str, what: &str) {
 #[tokio::test]
 async fn errors_are_those_of_the_specification() {
     let (fake, image, house) = scene().await;
+    let house = house.restart(|config| config.schedule.max_wait = Duration::from_millis(200)).await;
     let nowhere = Blob::random(99, 10);
     let absent = format!("/v2/library/none/blobs/{}", nowhere.digest);
     let table = [
@@ -420,7 +421,7 @@ async fn errors_are_those_of_the_specification() {
             assert_error(&reply, status, code, &what);
             let retry_after = reply.header("retry-after").parse::<u64>().ok();
             assert_eq!(retry_after.is_some(), status == 429, "{what}");
-            assert!(retry_after.is_none_or(|seconds| (6..=8).contains(&seconds)), "{retry_after:?}");
+            assert!(retry_after.is_none_or(|seconds| (3..=8).contains(&seconds)), "{retry_after:?}");
             assert!(!reply.text().contains(&fake.host()), "an error tells no host: {}", reply.text());
         }
         fake.lift_faults();
