@@ -190,6 +190,8 @@ impl Inner {
 
     fn note_trouble(&self, target: &Target, name: &Name, error: &Error) {
         let ttl = self.upstream(target).config.freshness.tag_ttl;
+        // What is over sooner is tried again sooner.
+        let ttl = error.retry_after().map_or(ttl, |wait| wait.min(ttl));
         let trouble = Trouble { error: error.clone(), since: now(), ttl };
         self.troubles.insert((target.repository.clone(), name.clone()), trouble);
     }

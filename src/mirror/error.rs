@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use crate::{flight, upstream};
 
 /// Why a pull cannot be answered. Cheap to clone: one check's error goes to all its waiters.
@@ -42,6 +44,14 @@ impl Error {
     /// There was no leave to ask.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Error::Upstream(upstream::Error::Refused(_)))
+    }
+
+    /// Where there was no leave to ask: when there may be.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::Upstream(upstream::Error::Refused(refused)) => refused.retry_after(),
+            _ => None,
+        }
     }
 
     /// The upstream takes exception to HEAD, which says nothing about what was asked for.
