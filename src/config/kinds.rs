@@ -167,12 +167,14 @@ pub(super) fn helper(value: &DeValue<'_>) -> Read<PathBuf> {
     Ok(program)
 }
 
-/// The name of an account: a label of metrics and a word in log lines.
+/// The name of an account: a label of metrics and a word in log lines, where two names have a meaning already.
 pub(super) fn account_name(value: &DeValue<'_>) -> Read<String> {
     let known = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
-    let fits = |name: &&str| !name.is_empty() && name.len() <= 64 && name.chars().all(known);
+    let is_taken = |name: &str| matches!(name, "anonymous" | "any");
+    let fits = |name: &&str| (1..=64).contains(&name.len()) && name.chars().all(known) && !is_taken(name);
     let name = value.as_str().filter(fits);
-    name.map(str::to_owned).ok_or_else(|| "1 to 64 letters, digits and ._-@".to_owned())
+    name.map(str::to_owned)
+        .ok_or_else(|| "1 to 64 letters, digits and ._-@, and neither anonymous nor any".to_owned())
 }
 
 /// A URL that is no more than scheme, userinfo, host and port.

@@ -130,6 +130,10 @@ impl Inner {
             }
             // Another repository's flight left it just now: the next look into the store finds it (I5).
             Err(flight::Error::Unproven) => Ok(Boarded::Elsewhere),
+            // Whoever began it may have been held less, or for longer by now.
+            Err(flight::Error::Upstream(upstream::Error::Refused(_))) if role == Role::Follow => {
+                Ok(Boarded::Elsewhere)
+            }
             Err(error) => self.failed(target, digest, &source, error).await,
         }
     }

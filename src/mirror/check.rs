@@ -41,8 +41,12 @@ pub(super) enum Checked {
     Failed(Error),
 }
 
-/// How long a check may hold up a request that could be served stale.
+/// How long a check may hold up a request that could be served stale, and at most this share of what its client
+/// waits.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_SHARE: f64 = 0.6;
+/// The longest that a check which failed keeps others from trying.
+const LONGEST_TROUBLE: Duration = Duration::from_secs(300);
 
 impl Inner {
     /// What `name` means, from memory or by asking, as the upstream's freshness has it.
@@ -118,10 +122,11 @@ impl Inner {
     /// With something to fall back on, an upstream that hangs is not waited for to the end of its time limits:
     /// the client's own are often shorter. The check goes on, and the next request has its answer.
     async fn check_patiently(self: &Arc<Self>, target: &Target, name: &Name, errand: &Errand) -> Checked {
-        let checked = tokio::time::timeout(PATIENCE, self.check(target, name, errand)).await;
+        let after = PATIENCE.min(errand.patience().mul_f64(PATIENCE_SHARE));
+        let checked = tokio::time::timeout(after, self.check(target, name, errand)).await;
         checked.unwrap_or_else(|_| {
             let endpoint = target.repository.registry.to_string();
-            Checked::Failed(Error::Upstream(upstream::Error::TimedOut { endpoint, after: PATIENCE }))
+            Checked::Failed(Error::Upstream(upstream::Error::TimedOut { endpoint, after }))
         })
     }
 
@@ -189,7 +194,10 @@ impl Inner {
     }
 
     fn note_trouble(&self, target: &Target, name: &Name, error: &Error) {
-        let ttl = self.upstream(target).config.freshness.tag_ttl;
+        if error.is_crowding() {
+            return;
+        }
+        let ttl = self.upstream(target).config.freshness.tag_ttl.min(LONGEST_TROUBLE);
         // What is over sooner is tried again sooner.
         let ttl = error.retry_after().map_or(ttl, |wait| wait.min(ttl));
         let trouble = Trouble { error: error.clone(), since: now(), ttl };

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::{flight, upstream};
+use crate::{flight, scheduler, upstream};
 
 /// Why a pull cannot be answered. Cheap to clone: one check's error goes to all its waiters.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -44,6 +44,13 @@ impl Error {
     /// There was no leave to ask.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Error::Upstream(upstream::Error::Refused(_)))
+    }
+
+    /// There was no leave to ask because too much is asked at once, which is the next one's luck.
+    pub(super) fn is_crowding(&self) -> bool {
+        use scheduler::Refused;
+        let Error::Upstream(upstream::Error::Refused(refused)) = self else { return false };
+        matches!(refused, Refused::Busy { .. } | Refused::Crowded { .. } | Refused::Learning { .. })
     }
 
     /// Where there was no leave to ask: when there may be.

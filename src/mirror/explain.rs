@@ -122,7 +122,7 @@ impl Inner {
         let is_absent = self.absent.get(&(target.repository.clone(), subject)).await.is_some();
         let is_cached = content.as_ref().is_some_and(|content| content.is_cached);
         let prospect = match (&tag, is_cached) {
-            _ if is_absent => Prospect::Negative,
+            (_, false) if is_absent => Prospect::Negative,
             (Some(tag), true) => self.prospect(target, tag, trouble.is_some()),
             (None, true) => Prospect::Hit,
             (_, false) if self.offline => Prospect::Offline,

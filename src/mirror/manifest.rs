@@ -18,8 +18,6 @@ use crate::store::{Link, Name};
 #[derive(Debug, Clone)]
 pub(super) struct Fetched {
     source: Repository,
-    /// It was not held for budget: whoever asked had something else.
-    hasty: bool,
     outcome: Result<Document, Error>,
 }
 
@@ -122,7 +120,7 @@ impl Inner {
         digest: &Digest,
         errand: &Errand,
     ) -> Result<ManifestAnswer, Error> {
-        let mut party = None;
+        let (mut party, mut refused) = (None, super::given_up());
         for _ in 0..MOST_TRIES {
             if let Some(answer) = self.cached_manifest(target, digest, errand).await? {
                 return Ok(answer);
@@ -131,18 +129,20 @@ impl Inner {
             let (inner, own, wanted, on) = (Arc::clone(self), target.clone(), *digest, errand.clone());
             let key = (*digest, party.take());
             let fetched = self.manifests.call(key, errand, || inner.fetch(own, wanted, on));
-            let (Fetched { source, hasty, outcome }, role) = fetched.await.ok_or_else(super::given_up)?;
-            let is_too_hasty = hasty && errand.may_wait() && outcome.as_ref().is_err_and(Error::is_refusal);
-            if source == target.repository && !is_too_hasty {
+            let (Fetched { source, outcome }, role) = fetched.await.ok_or_else(super::given_up)?;
+            // Whoever began it may have been held less, or for longer by now.
+            let is_not_ours = role == Role::Follow && outcome.as_ref().is_err_and(Error::is_refusal);
+            if source == target.repository && !is_not_ours {
                 let served = if role == Role::Lead { Served::Miss } else { Served::Joined };
                 let document = self.note_absence(target, Subject::Manifest(*digest), outcome).await?;
                 return Ok(answer(*digest, document, served));
             }
-            // Fetched, or not, through another repository, or for somebody who could not be held: that says nothing
-            // about this request.
+            // Fetched, or not, through another repository, or refused to somebody else: that says nothing about this
+            // request.
             party = Some(target.repository.clone());
+            refused = outcome.err().filter(Error::is_refusal).unwrap_or(refused);
         }
-        Err(super::given_up())
+        Err(refused)
     }
 
     async fn cached_manifest(
@@ -172,7 +172,7 @@ impl Inner {
         if let Ok(document) = &outcome {
             self.read_ahead(&target, &document.bytes, &errand);
         }
-        Fetched { source: target.repository, hasty: !errand.may_wait(), outcome }
+        Fetched { source: target.repository, outcome }
     }
 
     async fn fetch_document(

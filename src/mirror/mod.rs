@@ -34,7 +34,7 @@ use self::manifest::Fetched;
 use crate::config::{self, Config, UpstreamId};
 use crate::flight::{Calls, Flights};
 use crate::lifecycle::Lifecycle;
-use crate::oci::{Digest, Reference, Repository};
+use crate::oci::{Digest, Kind, Reference, Repository};
 use crate::routing::Target;
 use crate::scheduler::{Errand, Outlook, Scheduler};
 use crate::store::{Link, Name, Store};
@@ -107,7 +107,9 @@ impl Mirror {
         let upstreams = config.upstreams.iter().enumerate().map(|(index, upstream)| {
             let client = Client::new(UpstreamId::new(index), upstream, &scheduler, counts.clone(), life)?;
             let client = Arc::new(client);
-            life.spawn("ask for spent accounts", Arc::clone(&client).probe_spent(life.clone()));
+            if !config.offline {
+                life.spawn("ask for spent accounts", Arc::clone(&client).probe_spent(life.clone()));
+            }
             Ok(Upstream { config: upstream.clone(), client })
         });
         let upstreams = upstreams.collect::<Result<_, _>>()?;
@@ -133,14 +135,14 @@ impl Mirror {
         self.0.scheduler.outlook()
     }
 
-    /// What a client is told who was kept waiting for `patience` and will not wait longer: for budget, where that
-    /// is what is missing. What it asked for goes on being fetched.
-    pub fn out_of_patience(&self, target: &Target, patience: Duration) -> Error {
+    /// What a client is told who was kept waiting for `patience` and will not wait longer: for budget, where it is a
+    /// manifest and that is what is missing. What it asked for goes on being fetched.
+    pub fn out_of_patience(&self, target: &Target, kind: Kind, patience: Duration) -> Error {
         let payer = self.0.scheduler.payer(target.upstream, &target.repository.name);
-        Error::Upstream(payer.map_or_else(upstream::Error::Refused, |payer| upstream::Error::TimedOut {
-            endpoint: payer.endpoint,
-            after: patience,
-        }))
+        let refused = payer.err().filter(|_| kind == Kind::Manifest);
+        let endpoint = target.repository.registry.to_string();
+        let timed_out = upstream::Error::TimedOut { endpoint, after: patience };
+        Error::Upstream(refused.map_or(timed_out, upstream::Error::Refused))
     }
 
     /// Every repository of which something is remembered.

@@ -236,7 +236,7 @@ fn whose(account: &str) -> String {
     if account == ANONYMOUS { "anonymous access".to_owned() } else { format!("account `{account}`") }
 }
 
-/// `2026-11-25 14:05`.
+/// `Wed, 25 Nov 2026 14:05:00`.
 fn clock_time(time: SystemTime) -> String {
     let date = httpdate::HttpDate::from(time).to_string();
     date.trim_end_matches(" GMT").to_owned()

@@ -12,7 +12,7 @@ mod record;
 mod response;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_RANGE, HOST, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE, USER_AGENT};
@@ -52,8 +52,6 @@ struct Asked<'a> {
     headers: &'a HeaderMap,
     ns: Option<RegistryHost>,
     errand: Errand,
-    /// How long the client waits for a head.
-    patience: Duration,
 }
 
 impl Registry {
@@ -106,7 +104,6 @@ impl Registry {
             headers: &head.headers,
             ns,
             errand: errand(head),
-            patience: patience::of(values(&head.headers, &USER_AGENT).next()),
         };
         let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
         let host = host.or(head.uri.authority().map(|authority| authority.as_str()));
@@ -158,7 +155,8 @@ impl Registry {
     ) -> Result<Answer, Error> {
         let accept = Accept::parse(values(asked.headers, &ACCEPT));
         let how = mirror::Asked { accept: &accept, head: asked.head, errand: &asked.errand };
-        let answer = self.in_time(target, asked, self.0.mirror.manifest(target, reference, how)).await;
+        let answer =
+            self.in_time(target, Kind::Manifest, asked, self.0.mirror.manifest(target, reference, how)).await;
         let answer = answer.map_err(|source| {
             let separator = if matches!(reference, Reference::Tag(_)) { ':' } else { '@' };
             let what = format!("{}{separator}{reference}", target.repository);
@@ -179,9 +177,9 @@ impl Registry {
     ) -> Result<Answer, Error> {
         let mirror = &self.0.mirror;
         let answer = if asked.head {
-            self.in_time(target, asked, mirror.head_blob(target, digest, &asked.errand)).await
+            self.in_time(target, Kind::Blob, asked, mirror.head_blob(target, digest, &asked.errand)).await
         } else {
-            mirror.blob(target, digest, &asked.errand).await
+            self.in_time(target, Kind::Blob, asked, mirror.blob(target, digest, &asked.errand)).await
         };
         let answer = answer.map_err(|source| {
             let what = format!("{}@{digest}", target.repository);
@@ -201,7 +199,7 @@ impl Registry {
         asked: &Asked<'_>,
         record: &mut Record,
     ) -> Result<Answer, Error> {
-        let answer = self.in_time(target, asked, self.0.mirror.tags(target, &asked.errand)).await;
+        let answer = self.in_time(target, Kind::Tags, asked, self.0.mirror.tags(target, &asked.errand)).await;
         let failed = |source| Error::Mirror { what: target.repository.to_string(), kind: Kind::Tags, source };
         let answer = answer.map_err(failed)?;
         record.served(answer.served);
@@ -225,7 +223,7 @@ impl Registry {
         record: &mut Record,
     ) -> Result<Answer, Error> {
         let answer = self.0.mirror.referrers(target, digest, &asked.errand);
-        let answer = self.in_time(target, asked, answer).await;
+        let answer = self.in_time(target, Kind::Referrers, asked, answer).await;
         let what = || format!("referrers of {}@{digest}", target.repository);
         let failed = |source| Error::Mirror { what: what(), kind: Kind::Referrers, source };
         let answer = answer.map_err(failed)?;
@@ -245,11 +243,13 @@ impl Registry {
     async fn in_time<T>(
         &self,
         target: &Target,
+        kind: Kind,
         asked: &Asked<'_>,
         answer: impl Future<Output = Result<T, mirror::Error>>,
     ) -> Result<T, mirror::Error> {
-        let answer = tokio::time::timeout(asked.patience, answer).await;
-        answer.unwrap_or_else(|_| Err(self.0.mirror.out_of_patience(target, asked.patience)))
+        let patience = asked.errand.patience();
+        let answer = tokio::time::timeout(patience, answer).await;
+        answer.unwrap_or_else(|_| Err(self.0.mirror.out_of_patience(target, kind, patience)))
     }
 
     fn catalog(&self, page: &Page, asked: &Asked<'_>) -> Result<Answer, Error> {
@@ -284,7 +284,8 @@ impl Asked<'_> {
 
 fn errand(head: &http::request::Parts) -> Errand {
     let peer = head.extensions.get::<Peer>();
-    Errand::of(peer.map_or(ClientAddr::NOBODY, |peer| ClientAddr::of(peer.addr.ip())))
+    let client = peer.map_or(ClientAddr::NOBODY, |peer| ClientAddr::of(peer.addr.ip()));
+    Errand::of(client).within(patience::of(values(&head.headers, &USER_AGENT).next()))
 }
 
 /// All values of a header that are text.

@@ -177,7 +177,8 @@ pub(super) fn error(told: &Told) -> Answer {
         .caching(NEVER)
         .body(error_body(told.code, &told.text));
     let answer = match told.retry_after {
-        Some(pause) => answer.with(RETRY_AFTER, pause.as_secs().max(1)),
+        // Up, so that whoever obeys does not come a moment too early.
+        Some(pause) => answer.with(RETRY_AFTER, pause.as_secs() + 1),
         None => answer,
     };
     match told.code {

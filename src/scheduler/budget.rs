@@ -17,9 +17,6 @@ pub(super) struct Budget {
     pub(super) doors: Vec<Door>,
     pub(super) purses: Vec<Purse>,
     reserve: Share,
-    /// Repositories whose manifests come without a quota although others' come with one: their publishers
-    /// pay at Docker Hub.
-    unmetered: HashSet<RepositoryName>,
 }
 
 /// One endpoint.
@@ -28,7 +25,13 @@ pub(super) struct Door {
     pub(super) host: String,
     /// Everything rests until then: the abuse limit of the endpoint.
     pub(super) paused_until: Option<Instant>,
+    /// How long, where it does not say.
     backoff: Backoff,
+    /// The least, where it says to come back at once.
+    brief: Backoff,
+    /// Repositories whose manifests come without a quota although others' come with one, or may: their publishers
+    /// pay at Docker Hub.
+    unmetered: HashSet<RepositoryName>,
     /// One for each purse.
     pub(super) ledgers: Vec<Ledger>,
     /// One for each purse.
@@ -107,6 +110,7 @@ const UNLIMITED: u64 = LEVELS + 1;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_BRIEF: Duration = Duration::from_secs(60);
 const FIRST_ASIDE: Duration = Duration::from_secs(10);
 const LONGEST_ASIDE: Duration = Duration::from_secs(10 * 60);
 /// Repositories that are remembered; forgotten all together beyond that, and learned again.
@@ -125,10 +129,16 @@ impl Budget {
             host: host(url),
             paused_until: None,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            brief: Backoff::new(SHORTEST_PAUSE, LONGEST_BRIEF),
+            unmetered: HashSet::new(),
             ledgers: purses.iter().map(|_| Ledger::new(now)).collect(),
             logins: purses.iter().map(|_| Login::new()).collect(),
         });
-        Budget { doors: doors.collect(), purses, reserve, unmetered: HashSet::new() }
+        let mut doors: Vec<Door> = doors.collect();
+        // A mirror in front of the origin has as a rule no limit, and shall not wait for its first answer.
+        let mirrors = doors.len().saturating_sub(1);
+        doors[..mirrors].iter_mut().flat_map(|door| &mut door.ledgers).for_each(Ledger::set_unlimited);
+        Budget { doors, purses, reserve }
     }
 
     /// Where the request goes: the first endpoint that can be asked, on the account with most left.
@@ -165,10 +175,13 @@ impl Budget {
         let candidates = self.candidates(door, want, now);
         let Some(first) = candidates.first().copied() else { return Err(self.nobody(door, want, now)) };
         let paying = self.paying(door, &candidates, priority, now);
-        let is_free = want.kind != Kind::Pull || self.unmetered.contains(&want.repository);
+        let is_free = want.kind != Kind::Pull || self.doors[door].unmetered.contains(&want.repository);
+        // Free or not: an account that was refused is not pulled on.
+        let ledgers = &self.doors[door].ledgers;
+        let may_ask = |purse: usize| want.kind != Kind::Pull || ledgers[purse].resting(now).is_none();
         match paying {
             Some(purse) => Ok(Choice { door, purse, metered: !is_free }),
-            None if is_free => Ok(Choice { door, purse: first, metered: false }),
+            None if is_free && may_ask(first) => Ok(Choice { door, purse: first, metered: false }),
             None => Err(self.spent(door, &candidates, priority, now)),
         }
     }
@@ -243,26 +256,18 @@ impl Budget {
     pub(super) fn has_account_for(&self, repository: &RepositoryName) -> bool {
         self.purses.iter().any(|purse| purse.account.is_some() && purse.is_meant_for(repository))
     }
-
-    /// A manifest of `repository` came without a word of a quota although there is one.
-    pub(super) fn is_unmetered(&mut self, repository: &RepositoryName, unmetered: bool) {
-        if !unmetered {
-            self.unmetered.remove(repository);
-            return;
-        }
-        if self.unmetered.len() >= MOST_REMEMBERED {
-            self.unmetered.clear();
-        }
-        self.unmetered.insert(repository.clone());
-    }
 }
 
 impl Door {
-    /// The endpoint's abuse limit struck: nothing goes there for a while.
+    /// The endpoint's abuse limit struck: nothing goes there for a while. What was sent together is refused together,
+    /// and makes the wait grow once.
     pub(super) fn pause(&mut self, retry_after: Option<Duration>, now: Instant) -> Duration {
+        let is_paused = self.paused_until.is_some_and(|until| until > now);
         let wait = match retry_after {
             // A little longer, and never together with all others who were told the same.
-            Some(told) => told.clamp(SHORTEST_PAUSE, LONGEST_PAUSE).mul_f64(jitter()),
+            Some(told) if is_paused => told.min(LONGEST_PAUSE).mul_f64(jitter()),
+            Some(told) => told.min(LONGEST_PAUSE).mul_f64(jitter()).max(self.brief.wait()),
+            None if is_paused => Duration::ZERO,
             None => self.backoff.wait(),
         };
         self.paused_until = self.paused_until.max(Some(now + wait));
@@ -270,8 +275,26 @@ impl Door {
     }
 
     /// It answered as it should.
-    pub(super) fn is_well(&mut self) {
+    pub(super) fn forgive(&mut self) {
         self.backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        self.brief = Backoff::new(SHORTEST_PAUSE, LONGEST_BRIEF);
+    }
+
+    /// A manifest of `repository` came on `purse` without a word of a quota. Where the first ones of two repositories
+    /// do, there is none; a single one may be a publisher's who pays.
+    pub(super) fn note_unmetered(&mut self, purse: usize, repository: &RepositoryName) {
+        if self.unmetered.len() >= MOST_REMEMBERED {
+            self.unmetered.clear();
+        }
+        self.unmetered.insert(repository.clone());
+        if self.unmetered.len() > 1 {
+            self.ledgers[purse].set_unlimited();
+        }
+    }
+
+    /// A pull of `repository` counts.
+    pub(super) fn note_metered(&mut self, repository: &RepositoryName) {
+        self.unmetered.remove(repository);
     }
 }
 
@@ -282,7 +305,7 @@ impl Purse {
 
     fn is_for(&self, want: &Want) -> bool {
         match self.account {
-            Some(_) => self.is_meant_for(&want.repository),
+            Some(account) => !want.without.contains(&account) && self.is_meant_for(&want.repository),
             None => !want.only_accounts,
         }
     }

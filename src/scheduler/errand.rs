@@ -1,7 +1,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How urgent a request is. The order is the order in which they go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,17 +21,25 @@ pub enum Priority {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddr(Option<IpAddr>);
 
-/// On whose behalf, how urgently, and whether it may be held. Cheap to clone; all clones are equally urgent.
+/// On whose behalf, how urgently, since when, and whether it may be held. Cheap to clone; all clones are equally
+/// urgent.
 #[derive(Debug, Clone)]
 pub struct Errand {
     pub(super) client: ClientAddr,
     pub(super) urgency: Urgency,
     pub(super) may_wait: bool,
+    begun: Instant,
+    /// Longer or shorter than `schedule.max_wait`.
+    hold: Option<Duration>,
+    patience: Duration,
 }
 
 /// A priority that can rise: somebody joins work that nobody had waited for.
 #[derive(Debug, Clone)]
 pub struct Urgency(watch::Sender<Priority>);
+
+/// A busy connection or pace is over in this time, as a rule.
+const MOMENT: Duration = Duration::from_secs(1);
 
 impl Priority {
     /// All of them, the most urgent first.
@@ -64,7 +74,37 @@ impl ClientAddr {
 impl Errand {
     /// For a client that waits.
     pub fn of(client: ClientAddr) -> Errand {
-        Errand { client, urgency: Urgency::new(Priority::Foreground), may_wait: true }
+        Errand {
+            client,
+            urgency: Urgency::new(Priority::Foreground),
+            may_wait: true,
+            begun: Instant::now(),
+            hold: None,
+            patience: Duration::MAX,
+        }
+    }
+
+    /// For a client that waits so long for the head of an answer.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Errand {
+        Errand { patience, ..self }
+    }
+
+    /// Held for so long, whatever `schedule.max_wait` says.
+    #[must_use]
+    pub fn held_for(self, hold: Duration) -> Errand {
+        Errand { hold: Some(hold), ..self }
+    }
+
+    /// When all its waits are over: they count together, but for a moment that each has in any case.
+    pub(super) fn deadline(&self, max_wait: Duration) -> Instant {
+        let hold = self.hold.unwrap_or(max_wait);
+        (self.begun + hold).max(Instant::now() + hold.min(MOMENT))
+    }
+
+    /// How long the client waits for the head of an answer.
+    pub fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// For nobody in particular, without hurry.
@@ -72,21 +112,16 @@ impl Errand {
         Errand::of(ClientAddr::NOBODY).at(Priority::Background)
     }
 
-    /// The same client's, at this urgency from now on, whatever becomes of the other.
+    /// The same client's, begun now and at this urgency, whatever becomes of the other.
     #[must_use]
     pub fn at(&self, priority: Priority) -> Errand {
-        Errand { urgency: Urgency::new(priority), ..self.clone() }
+        Errand { urgency: Urgency::new(priority), begun: Instant::now(), ..self.clone() }
     }
 
     /// With something to fall back on: refused at once where it would be held for budget.
     #[must_use]
     pub fn or_else(self) -> Errand {
         Errand { may_wait: false, ..self }
-    }
-
-    /// Whether it may be held for budget.
-    pub fn may_wait(&self) -> bool {
-        self.may_wait
     }
 
     /// The handle by which it is made more urgent.

@@ -43,6 +43,8 @@ struct Kept {
 
 /// Changes that come within this time are written together.
 const GATHER: Duration = Duration::from_secs(1);
+/// A disk that takes longer is in trouble of its own.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Keeper {
     /// Gives the lanes what was kept of them, and writes down what changes from now on.
@@ -57,9 +59,14 @@ impl Keeper {
         Keeper { store }
     }
 
-    /// Writes down what is known of `lane`. That it cannot be written is no reason not to pull.
+    /// Writes down what is known of `lane`. That it cannot be written, or not now, is no reason not to pull.
     pub(super) async fn keep(&self, lane: &Lane) {
-        keep(&self.store, lane).await;
+        if tokio::time::timeout(PATIENCE, keep(&self.store, lane)).await.is_err() {
+            tracing::warn!(
+                registry = lane.registry,
+                "what is left of the pull quota takes too long to be written down"
+            );
+        }
     }
 }
 
@@ -78,6 +85,7 @@ async fn keep_loop(store: &Store, lane: &Lane, life: &Lifecycle) {
 }
 
 async fn keep(store: &Store, lane: &Lane) {
+    let _alone = lane.keeping.lock().await;
     let note = Note::of(&lane.state(), Instant::now());
     if note.ledgers.is_empty() {
         return;

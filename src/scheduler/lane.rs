@@ -11,6 +11,7 @@
 //! waiters. A lease comes to its waiter through a channel: where the waiter has gone in the meantime, the lease
 //! falls back by itself.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(super) struct Lane {
     pub(super) stirred: Notify,
     /// Something changed that has to survive a restart.
     pub(super) unsaved: Notify,
+    /// One note at a time, so that a later one is not overtaken by an earlier one.
+    pub(super) keeping: tokio::sync::Mutex<()>,
     pub(super) metrics: LaneMetrics,
 }
 
@@ -65,8 +68,15 @@ pub(super) struct State {
 pub(super) struct Waiter {
     want: Want,
     client: ClientAddr,
-    reply: oneshot::Sender<Lease>,
+    may_wait: bool,
+    reply: oneshot::Sender<Answer>,
 }
+
+/// What comes of waiting. Where nothing is in the way and it was refused all the same, too many wait.
+type Answer = Result<Lease, Option<Wait>>;
+
+/// What is in the way of requests of a kind, for one look through the queue: it can only become more.
+type InTheWay = HashMap<(Want, Priority), Blocked>;
 
 /// Leaves the queue when dropped.
 struct Place<'a> {
@@ -75,7 +85,8 @@ struct Place<'a> {
 }
 
 /// Why nothing can go right now.
-enum Wait {
+#[derive(Debug)]
+pub(super) enum Wait {
     /// Until a connection is free, or the pace allows.
     Connection,
     /// Until there is budget.
@@ -115,6 +126,7 @@ impl Lane {
             changed: Notify::new(),
             stirred: Notify::new(),
             unsaved: Notify::new(),
+            keeping: tokio::sync::Mutex::new(()),
             metrics,
         }
     }
@@ -150,7 +162,7 @@ impl Lane {
         errand: &Errand,
         deadline: Instant,
         life: &Lifecycle,
-    ) -> Result<Lease, Option<Wait>> {
+    ) -> Answer {
         let mut urgency = errand.urgency.watch();
         let priority = *urgency.borrow_and_update();
         let (mut reply, place) = match self.enter(want, errand, priority, life) {
@@ -161,7 +173,7 @@ impl Lane {
         loop {
             tokio::select! {
                 biased;
-                lease = &mut reply => return lease.map_err(|_| None),
+                answer = &mut reply => return answer.unwrap_or_else(|_| Err(None)),
                 () = tokio::time::sleep_until(deadline) => break,
                 raised = urgency.changed() => {
                     if raised.is_ok() {
@@ -172,8 +184,12 @@ impl Lane {
                 }
             }
         }
-        let state = self.state();
-        let wait = state.look(self, want, *urgency.borrow(), Instant::now()).err();
+        // What comes back at this very moment may be for it.
+        self.dispatch();
+        if let Ok(answer) = reply.try_recv() {
+            return answer;
+        }
+        let wait = self.state().look(self, want, *urgency.borrow(), Instant::now()).err();
         Err(Some(wait.unwrap_or(Wait::Connection)))
     }
 
@@ -187,7 +203,8 @@ impl Lane {
     ) -> Entered {
         let now = Instant::now();
         let mut state = self.state();
-        match state.look(self, want, priority, now) {
+        let look = state.look(self, want, priority, now);
+        match look {
             Ok(choice) if state.queue.is_empty() && self.pace.step().is_ok() => {
                 return Entered::Goes(state.grant(self, want, choice, errand.client, now));
             }
@@ -197,17 +214,18 @@ impl Lane {
             }
             _ => {}
         }
-        if state.queue.len() >= MOST_WAITING {
-            return Entered::Refused(None);
-        }
+        let is_news = !matches!(&look, Err(Wait::Budget(blocked)) if blocked.outlasts(now + LONGEST_SLEEP));
         let (reply, answer) = oneshot::channel();
-        let waiter = Waiter { want: want.clone(), client: errand.client, reply };
+        let waiter = Waiter { want: want.clone(), client: errand.client, may_wait: errand.may_wait, reply };
         let id = state.queue.push(priority, errand.client, waiter);
-        if !std::mem::replace(&mut state.tended, true) {
-            let lane = Arc::clone(self);
-            drop(state);
-            life.spawn("tend a queue", lane.tend());
-        } else {
+        // Whoever is last of all has to come again: a client that asks for thousands of things, not the next one.
+        let last = if state.queue.len() > MOST_WAITING { state.queue.pop_last() } else { None };
+        let is_tended = std::mem::replace(&mut state.tended, true);
+        drop(state);
+        drop(last);
+        if !is_tended {
+            life.spawn("tend a queue", Arc::clone(self).tend());
+        } else if is_news {
             self.changed.notify_one();
         }
         Entered::Waits(answer, id)
@@ -215,7 +233,11 @@ impl Lane {
 
     /// Lets waiters go as they can, until nobody waits any more.
     async fn tend(self: Arc<Self>) {
-        while let Some(sleep) = self.dispatch() {
+        loop {
+            let sleep = self.dispatch();
+            if self.is_deserted() {
+                return;
+            }
             tokio::select! {
                 () = tokio::time::sleep(sleep) => {}
                 () = self.changed.notified() => {}
@@ -223,24 +245,41 @@ impl Lane {
         }
     }
 
-    /// Lets go whoever can, in order. How long until something may have changed by itself; `None` once nobody
-    /// waits.
-    fn dispatch(self: &Arc<Self>) -> Option<Duration> {
-        let now = Instant::now();
-        let mut unclaimed = Vec::new();
+    /// Whether nobody waits any more: whoever comes next has the queue tended anew.
+    fn is_deserted(&self) -> bool {
         let mut state = self.state();
-        let mut sleep = LONGEST_SLEEP;
-        while let Some((id, choice)) = state.next(self, now, &mut sleep) {
-            let Some(Waiter { want, client, reply }) = state.queue.remove(id, true) else { continue };
-            let lease = state.grant(self, &want, choice, client, now);
-            // Its waiter has gone: it falls back when the lock is free again.
-            unclaimed.extend(reply.send(lease).err());
-        }
         state.tended = !state.queue.is_empty();
-        let is_over = !state.tended;
+        !state.tended
+    }
+
+    /// Lets go whoever can, in order, and sends away whoever need not wait. How long until something may have
+    /// changed by itself.
+    fn dispatch(self: &Arc<Self>) -> Duration {
+        let now = Instant::now();
+        let (mut sleep, mut blocked, mut unclaimed) = (LONGEST_SLEEP, InTheWay::new(), Vec::new());
+        let mut state = self.state();
+        let waiters = if state.connections < self.max_connections { state.queue.ids() } else { Vec::new() };
+        for id in waiters {
+            match state.turn(self, id, now, &mut blocked) {
+                Turn::Over(answer) => {
+                    let Some(waiter) = state.queue.remove(id, answer.is_ok()) else { continue };
+                    let answer = match answer {
+                        Ok(choice) => Ok(state.grant(self, &waiter.want, choice, waiter.client, now)),
+                        Err(wait) => Err(Some(wait)),
+                    };
+                    // Where its waiter has gone a lease falls back, when the lock is free again.
+                    unclaimed.extend(waiter.reply.send(answer).err());
+                }
+                Turn::Later(until) => sleep = until.saturating_duration_since(now).min(sleep),
+                Turn::Paced(early) => {
+                    sleep = early.min(sleep);
+                    break;
+                }
+            }
+        }
         drop(state);
         drop(unclaimed);
-        (!is_over).then_some(sleep)
+        sleep
     }
 
     /// Why a request was not let go, in words for whoever asked.
@@ -258,10 +297,20 @@ impl Lane {
     }
 }
 
+/// What becomes of a waiter.
+enum Turn {
+    /// It goes, or is sent away.
+    Over(Result<Choice, Wait>),
+    /// It waits on, until then at least.
+    Later(Instant),
+    /// So do all: the pace is full for so long.
+    Paced(Duration),
+}
+
 enum Entered {
     Goes(Lease),
-    Waits(oneshot::Receiver<Lease>, WaiterId),
-    /// Without waiting; `None` where too many wait already.
+    Waits(oneshot::Receiver<Answer>, WaiterId),
+    /// Without waiting.
     Refused(Option<Wait>),
 }
 
@@ -277,27 +326,28 @@ impl State {
         Ok(choice)
     }
 
-    /// The first waiter that can go, the pace included; shortens `sleep` to the moment when another may.
-    fn next(&self, lane: &Lane, now: Instant, sleep: &mut Duration) -> Option<(WaiterId, Choice)> {
+    /// What becomes of a waiter now.
+    fn turn(&self, lane: &Lane, id: WaiterId, now: Instant, known: &mut InTheWay) -> Turn {
+        let later = || Turn::Later(now + LONGEST_SLEEP);
         if self.connections >= lane.max_connections {
-            return None;
+            return later();
         }
-        for (id, priority, waiter) in self.queue.iter() {
-            match self.look(lane, &waiter.want, priority, now) {
-                Ok(choice) => match lane.pace.step() {
-                    Ok(()) => return Some((id, choice)),
-                    Err(early) => {
-                        *sleep = early.min(*sleep);
-                        return None;
-                    }
-                },
-                Err(Wait::Budget(Blocked { until: Some(until), .. })) => {
-                    *sleep = until.saturating_duration_since(now).min(*sleep);
-                }
-                Err(_) => {}
+        let Some((priority, waiter)) = self.queue.get(id) else { return later() };
+        let key = (waiter.want.clone(), priority);
+        let look = match known.get(&key) {
+            Some(blocked) => Err(Wait::Budget(blocked.clone())),
+            None => self.look(lane, &waiter.want, priority, now),
+        };
+        match look {
+            Ok(choice) => lane.pace.step().map_or_else(Turn::Paced, |()| Turn::Over(Ok(choice))),
+            Err(Wait::Budget(blocked)) if !waiter.may_wait => Turn::Over(Err(Wait::Budget(blocked))),
+            Err(Wait::Budget(blocked)) => {
+                let until = blocked.until;
+                known.insert(key, blocked);
+                until.map_or_else(later, Turn::Later)
             }
+            Err(Wait::Connection) => later(),
         }
-        None
     }
 
     fn grant(
@@ -329,10 +379,17 @@ impl Blocked {
     fn is_hopeless(&self) -> bool {
         matches!(self.by, Obstacle::Aside { .. } | Obstacle::Nobody)
     }
+
+    /// Whether it is not over by itself before `then`.
+    fn outlasts(&self, then: Instant) -> bool {
+        self.until.is_none_or(|until| until > then)
+    }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.lane.state().queue.remove(self.id, false);
+        // The last one to go ends the task that tends the queue, which a stop of the house waits for.
+        self.lane.changed.notify_one();
     }
 }

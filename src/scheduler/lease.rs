@@ -7,11 +7,11 @@ use tokio::time::Instant;
 
 use super::budget::Choice;
 use super::lane::{Lane, State};
-use super::ledger::{Ledger, Sight};
+use super::ledger::{Ledger, Quota, Sight};
 use super::metrics::Reason;
 use super::{ClientAddr, Told, Want};
 use crate::config::UpstreamId;
-use crate::oci::Reference;
+use crate::oci::{Reference, RepositoryName};
 
 /// Leave to send requests to one upstream, on one account, over one connection at a time.
 ///
@@ -31,7 +31,10 @@ pub struct Lease {
 /// Leave to send one counted request: a pull (I2). Only [`Scheduler::pull`](super::Scheduler::pull) makes it.
 #[derive(Debug)]
 #[must_use = "a pull is given back when it is dropped"]
-pub struct Pull(Lease);
+pub struct Pull {
+    lease: Lease,
+    reference: Reference,
+}
 
 /// How far the pull that a lease may cost has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +83,12 @@ impl Lease {
         self.account.is_none() && self.lane.state().budget.has_account_for(&self.want.repository)
     }
 
-    /// A request about `repository` goes out now.
+    /// Whether it costs a pull of a ledger.
+    pub(super) fn is_metered(&self) -> bool {
+        self.choice.metered
+    }
+
+    /// A free question goes out now.
     pub fn send(&self) -> Sent {
         let state = self.lane.state();
         Sent(self.ledger(&state).sight(false, Instant::now()))
@@ -89,6 +97,27 @@ impl Lease {
     /// The answer to a free question about a manifest: what it told of the quota, if anything.
     pub fn answered(&self, sent: Sent, told: Option<&Told>) {
         self.update(|state, _, now| self.hear(state, told, sent, now));
+        self.lane.stir();
+    }
+
+    /// A request of the pull, if this is one, is on its way: from here on it is held to be spent.
+    pub fn on_its_way(&self) {
+        self.update(|state, bill, _| {
+            if self.choice.metered && *bill == Bill::Free {
+                *bill = Bill::Sent;
+                self.ledger_mut(state).send();
+            }
+        });
+    }
+
+    /// It was turned away for want of a login, so nobody counted it.
+    pub fn turned_away(&self) {
+        self.update(|state, bill, _| {
+            if *bill == Bill::Sent {
+                *bill = Bill::Free;
+                self.ledger_mut(state).take_back();
+            }
+        });
     }
 
     /// 429 for a spent pull quota: this account rests, others go on.
@@ -96,9 +125,11 @@ impl Lease {
         self.lane.metrics.throttled(Reason::Quota, self.name().as_deref());
         self.update(|state, bill, now| {
             self.settle(state, bill, false, now);
+            state.budget.doors[self.choice.door].note_metered(&self.want.repository);
             self.ledger_mut(state).refuse(told, retry_after, now);
         });
         self.lane.unsaved.notify_one();
+        self.lane.stir();
         tracing::info!(
             registry = self.lane.registry,
             account = self.name(),
@@ -115,6 +146,7 @@ impl Lease {
             self.settle(state, bill, false, now);
             wait = state.budget.doors[endpoint].pause(retry_after, now);
         });
+        self.lane.stir();
         tracing::warn!(
             registry = self.lane.registry,
             seconds = wait.as_secs_f64(),
@@ -139,6 +171,7 @@ impl Lease {
             self.settle(state, bill, false, now);
             is_news = state.budget.doors[endpoint].logins[self.choice.purse].set_aside(reason, now);
         });
+        self.lane.stir();
         if is_news {
             tracing::warn!(
                 registry = self.lane.registry,
@@ -154,7 +187,7 @@ impl Lease {
         let mut is_news = false;
         self.update(|state, _, _| {
             let door = &mut state.budget.doors[endpoint];
-            door.is_well();
+            door.forgive();
             is_news = door.logins[self.choice.purse].take_back();
         });
         if is_news {
@@ -164,9 +197,13 @@ impl Lease {
 
     fn hear(&self, state: &mut State, told: Option<&Told>, sent: Sent, now: Instant) {
         let before = self.ledger(state).sum(now);
-        let has_limit = matches!(self.ledger(state).quota(), super::ledger::Quota::Limited { .. });
-        if has_limit || told.is_some() {
-            state.budget.is_unmetered(&self.want.repository, told.is_none());
+        let door = &mut state.budget.doors[self.choice.door];
+        match (told, door.ledgers[self.choice.purse].quota()) {
+            (Some(told), _) if told.is_usable() => door.note_metered(&self.want.repository),
+            (_, Quota::Unknown) | (None, Quota::Limited { .. }) => {
+                door.note_unmetered(self.choice.purse, &self.want.repository);
+            }
+            (_, Quota::Unlimited) | (Some(_), Quota::Limited { .. }) => {}
         }
         self.ledger_mut(state).hear(told, sent.0, now);
         if self.ledger(state).sum(now) != before {
@@ -176,20 +213,16 @@ impl Lease {
 
     /// Writes down what the pull cost, once.
     fn settle(&self, state: &mut State, bill: &mut Bill, spent: bool, now: Instant) {
-        if *bill != Bill::Settled {
-            *bill = Bill::Settled;
-            if self.choice.metered {
-                self.ledger_mut(state).settle(spent, now);
-                self.lane.unsaved.notify_one();
-            }
+        let before = std::mem::replace(bill, Bill::Settled);
+        if before != Bill::Settled && self.choice.metered {
+            self.ledger_mut(state).settle(before == Bill::Sent, spent, now);
+            self.lane.unsaved.notify_one();
         }
     }
 
     fn update(&self, change: impl FnOnce(&mut State, &mut Bill, Instant)) {
         let mut bill = self.bill.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut self.lane.state(), &mut bill, Instant::now());
-        drop(bill);
-        self.lane.stir();
     }
 
     fn name(&self) -> Option<String> {
@@ -206,47 +239,46 @@ impl Lease {
 }
 
 impl Pull {
-    pub(super) fn new(lease: Lease) -> Pull {
-        Pull(lease)
+    pub(super) fn new(lease: Lease, reference: Reference) -> Pull {
+        Pull { lease, reference }
     }
 
-    /// The counted request for `reference` goes out now. From here on it is held to be spent, until its answer
-    /// shows that it was not.
-    pub fn send(&self, reference: &Reference) -> Sent {
-        let mut sight = None;
-        self.0.update(|state, bill, now| {
-            *bill = Bill::Sent;
-            state.subjects[self.0.choice.purse] = Some((self.0.want.repository.clone(), reference.clone()));
-            sight = Some(self.0.ledger(state).sight(self.0.choice.metered, now));
-        });
-        Sent(sight.expect("the update ran"))
+    /// The counted request is about to go out; [`Lease::on_its_way`] says when it does.
+    pub fn send(&self) -> Sent {
+        let Pull { lease, .. } = self;
+        let mut state = lease.lane.state();
+        // Better than nothing to ask about, until something is known to be there.
+        state.subjects[lease.choice.purse].get_or_insert_with(|| self.subject());
+        Sent(lease.ledger(&state).sight(lease.choice.metered, Instant::now()))
     }
 
     /// The answer to the counted request: a manifest, with what it told of the quota. Without a word it cost
     /// nothing: so do images whose publisher pays, and accounts without a limit.
     pub fn answered(&self, sent: Sent, told: Option<&Told>) {
-        self.0.update(|state, bill, now| {
-            self.0.settle(state, bill, told.is_some(), now);
-            self.0.hear(state, told, sent, now);
-            state.spenders.count(self.0.client, &self.0.want.repository, now);
+        let Pull { lease, .. } = self;
+        lease.update(|state, bill, now| {
+            lease.settle(state, bill, told.is_some(), now);
+            lease.hear(state, told, sent, now);
+            state.subjects[lease.choice.purse] = Some(self.subject());
+            state.spenders.count(lease.client, &lease.want.repository, now);
         });
+        lease.lane.stir();
     }
 
-    /// There was no manifest to be had, so none was counted (404, 401).
+    /// Nobody counted it: it did not get there, or there was no manifest to be had.
     pub fn in_vain(&self) {
-        self.0.update(|state, bill, now| self.0.settle(state, bill, false, now));
+        self.lease.update(|state, bill, now| self.lease.settle(state, bill, false, now));
+        self.lease.lane.stir();
     }
-}
 
-impl AsRef<Lease> for Lease {
-    fn as_ref(&self) -> &Lease {
-        self
+    fn subject(&self) -> (RepositoryName, Reference) {
+        (self.lease.want.repository.clone(), self.reference.clone())
     }
 }
 
 impl AsRef<Lease> for Pull {
     fn as_ref(&self) -> &Lease {
-        &self.0
+        &self.lease
     }
 }
 
@@ -259,5 +291,6 @@ impl Drop for Lease {
             self.settle(state, bill, is_spent, now);
             state.give_back(kind);
         });
+        self.lane.stir();
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Ledger {
     quota: Quota,
     /// Leases out: they count as spent until it is known how they ended.
     open: u64,
+    /// Of these, those that were sent: only they can be counted in an answer.
+    sent: u64,
     /// What was spent, in the order in which it comes back.
     debts: VecDeque<Debt>,
     /// Leases ever given.
@@ -35,6 +37,8 @@ pub(super) struct Ledger {
     rest: Option<Rest>,
     /// When an answer last said something of the quota.
     heard: Option<Instant>,
+    /// When the newest request was sent of which an answer was heard: older ones may come after it, and know less.
+    newest: Option<Instant>,
     probing: Option<Probing>,
     /// Pulls of the last hour, those of others too where answers showed them.
     burnt: Hour<u64>,
@@ -45,7 +49,7 @@ pub(super) struct Ledger {
 pub(super) enum Quota {
     /// Nothing yet: one request at a time, until an answer tells.
     Unknown,
-    /// An answer came without any: there is none.
+    /// Answers come without any: there is none.
     Unlimited,
     /// So many pulls in a window.
     Limited {
@@ -67,8 +71,9 @@ struct Debt {
 struct Rest {
     since: Instant,
     until: Instant,
-    /// The upstream said how long (`Retry-After`); else only a free answer after `until` ends it.
-    by_word: bool,
+    /// From `until` on a free answer ends it, so that nobody's pull has to find out; from here on it ends by itself,
+    /// for there may be nothing to ask about. Where the upstream said how long (`Retry-After`), that is `until`.
+    at_latest: Instant,
     /// It said no while its headers said yes: they are not believed until then.
     contradicted: bool,
 }
@@ -94,6 +99,10 @@ const PRESUMED_WINDOW: Duration = Duration::from_secs(6 * 3600);
 const LONGEST_REST: Duration = Duration::from_secs(3600);
 /// After a refusal without any word on how long.
 const FIRST_REST: Duration = Duration::from_secs(60);
+/// After one that told to come back at once.
+const SHORTEST_REST: Duration = Duration::from_secs(1);
+/// How long probes may take to find out that a rest is over.
+const PATIENCE_WITH_PROBES: Duration = Duration::from_secs(600);
 const FIRST_PROBE: Duration = Duration::from_secs(30);
 const LONGEST_PROBE: Duration = Duration::from_secs(15 * 60);
 /// More than this are joined in pairs: a limit of a million costs no more memory.
@@ -105,10 +114,12 @@ impl Ledger {
         Ledger {
             quota: Quota::Unknown,
             open: 0,
+            sent: 0,
             debts: VecDeque::new(),
             granted: 0,
             rest: None,
             heard: None,
+            newest: None,
             probing: None,
             burnt: Hour::new(now),
         }
@@ -130,7 +141,7 @@ impl Ledger {
         ledger.rest = rest.map(|left| Rest {
             since: now,
             until: now + left.min(longest),
-            by_word: true,
+            at_latest: now + left.min(longest),
             contradicted: false,
         });
         ledger.watch(now);
@@ -147,10 +158,10 @@ impl Ledger {
         debts.map(|debt| (debt.due - now, debt.pulls)).chain(open).collect()
     }
 
-    /// What is left of a refusal; nothing where only an answer can end it.
+    /// What is left of a refusal; nothing where an answer is all that is waited for.
     pub(super) fn resting(&self, now: Instant) -> Option<Duration> {
-        let rest = self.rest.as_ref()?;
-        (!rest.by_word || rest.until > now).then(|| rest.until.saturating_duration_since(now))
+        let rest = self.rest.as_ref().filter(|rest| rest.at_latest > now)?;
+        Some(rest.until.saturating_duration_since(now))
     }
 
     pub(super) fn quota(&self) -> Quota {
@@ -186,11 +197,7 @@ impl Ledger {
 
     /// The earliest moment at which more than `beyond` will be available; `None` where only an answer can tell.
     pub(super) fn back_at(&self, beyond: u64, now: Instant) -> Option<Instant> {
-        let rested = match &self.rest {
-            Some(rest) if !rest.by_word => return None,
-            Some(rest) => rest.until.max(now),
-            None => now,
-        };
+        let rested = self.rest.as_ref().map_or(now, |rest| rest.at_latest.max(now));
         let Quota::Limited { limit, .. } = self.quota else {
             return (rested > now).then_some(rested);
         };
@@ -212,14 +219,32 @@ impl Ledger {
         self.granted += 1;
     }
 
+    /// A lease that is out goes on its way.
+    pub(super) fn send(&mut self) {
+        self.sent = (self.sent + 1).min(self.open);
+    }
+
+    /// It was turned away before anybody counted it.
+    pub(super) fn take_back(&mut self) {
+        self.sent = self.sent.saturating_sub(1);
+    }
+
+    /// There is no limit.
+    pub(super) fn set_unlimited(&mut self) {
+        if self.quota == Quota::Unknown {
+            self.quota = Quota::Unlimited;
+        }
+    }
+
     /// What a request sees that is sent now; `own` when it is itself a lease that is out.
     pub(super) fn sight(&self, own: bool, now: Instant) -> Sight {
         Sight { at: now, open: self.open.saturating_sub(u64::from(own)), granted: self.granted }
     }
 
-    /// A lease is over; `spent` unless it is certain that the upstream counted nothing.
-    pub(super) fn settle(&mut self, spent: bool, now: Instant) {
+    /// A lease is over, which was on its way or not; `spent` unless it is certain that the upstream counted nothing.
+    pub(super) fn settle(&mut self, was_sent: bool, spent: bool, now: Instant) {
         self.open = self.open.saturating_sub(1);
+        self.sent = self.sent.saturating_sub(u64::from(was_sent)).min(self.open);
         if spent {
             // The upstream counted it at some moment before its answer, so by then it is back there too.
             self.owe(now + self.window(), 1);
@@ -231,15 +256,13 @@ impl Ledger {
     /// An answer came: with what it said of the quota, or without a word. The lease that it was the answer to
     /// has been settled before.
     pub(super) fn hear(&mut self, told: Option<&Told>, sight: Sight, now: Instant) {
-        match told {
-            Some(told) => self.correct(told, sight, now),
-            None if self.quota == Quota::Unknown => self.quota = Quota::Unlimited,
-            None => {}
+        if let Some(told) = told {
+            self.correct(told, sight, now);
         }
         let is_over = |rest: &Rest| {
             let is_later = sight.at >= rest.since;
             let allows = told.is_none_or(|told| told.remaining.is_none_or(|left| left > 0));
-            let speaks = told.is_some() && !rest.contradicted;
+            let speaks = told.is_some_and(Told::is_usable) && !rest.contradicted;
             is_later && allows && (speaks || now >= rest.until)
         };
         self.rest = self.rest.take().filter(|rest| !is_over(rest));
@@ -249,25 +272,38 @@ impl Ledger {
 
     /// The upstream says that the quota is spent.
     pub(super) fn refuse(&mut self, told: Option<&Told>, retry_after: Option<Duration>, now: Instant) {
-        if let Some(told) = told {
+        let left = told.and_then(|told| told.remaining);
+        if let Some(told) = told.filter(|_| left.is_some_and(|left| left <= 0)) {
             self.correct(told, self.sight(false, now), now);
             self.heard = Some(now);
         }
-        let says_spent = told.is_some_and(|told| told.remaining.is_some_and(|left| left <= 0));
-        if says_spent && retry_after.is_none() && self.available(now) == 0 {
-            // The ledger knows when it comes back.
-            return self.watch(now);
+        let is_known = left.is_some_and(|left| left <= 0) && self.available(now) == 0;
+        if !is_known || retry_after.is_some() {
+            self.rest(retry_after, left.is_some_and(|left| left > 0), now);
         }
-        let again = self.rest.as_ref().map_or(FIRST_REST, |rest| (rest.until - rest.since) * 2);
-        // By then everything is back, whatever was said.
-        let wait = retry_after.unwrap_or(again.min(LONGEST_REST)).min(self.window());
-        self.rest = Some(Rest {
-            since: now,
-            until: now + wait,
-            by_word: retry_after.is_some(),
-            contradicted: told.is_some_and(|told| told.remaining.is_some_and(|left| left > 0)),
-        });
         self.watch(now);
+    }
+
+    /// Rests for as long as it was told; where it was not told, or to come back at once, longer each time that it is
+    /// still no. What was sent together is refused together, and counts once.
+    fn rest(&mut self, told: Option<Duration>, contradicted: bool, now: Instant) {
+        let before = self.rest.take();
+        let is_resting = before.as_ref().is_some_and(|rest| rest.until > now);
+        let grown = match &before {
+            Some(rest) if is_resting => rest.until - rest.since,
+            Some(rest) => (rest.until - rest.since) * 2,
+            None => told.map_or(FIRST_REST, |_| SHORTEST_REST),
+        };
+        let wait = match told {
+            Some(told) => told.max(grown.min(FIRST_REST)),
+            None => grown.min(LONGEST_REST),
+        };
+        // By then everything is back, whatever was said.
+        let wait = wait.min(self.window());
+        let since = before.filter(|_| is_resting).map_or(now, |rest| rest.since);
+        let until = since + wait;
+        let at_latest = if told.is_some() { until } else { until + wait.max(PATIENCE_WITH_PROBES) };
+        self.rest = Some(Rest { since, until, at_latest, contradicted });
     }
 
     /// When it is to be asked by a free HEAD; `None` while it has something left.
@@ -332,13 +368,17 @@ impl Ledger {
         let Some(remaining) = told.remaining else { return };
         let counted = u64::try_from(i128::from(limit) - i128::from(remaining)).unwrap_or(0);
         let missed = sight.open + (self.granted - sight.granted);
-        if used < counted {
+        // What was not sent yet is certainly not counted.
+        let at_least = counted.saturating_add(self.open - self.sent);
+        let is_newest = self.newest.is_none_or(|newest| sight.at >= newest);
+        if used < at_least {
             // Before the first answer nobody knows since when.
-            *self.burnt.slot(now) += if self.heard.is_some() { counted - used } else { 0 };
-            self.owe(now + window, counted - used);
-        } else {
+            *self.burnt.slot(now) += if self.heard.is_some() { at_least - used } else { 0 };
+            self.owe(now + window, at_least - used);
+        } else if is_newest {
             self.write_off(used.saturating_sub(counted.saturating_add(missed)));
         }
+        self.newest = self.newest.max(Some(sight.at));
         if let Some(reset) = told.reset {
             self.debts.iter_mut().for_each(|debt| debt.due = debt.due.min(now + reset));
         }

@@ -73,7 +73,7 @@ impl LaneMetrics {
         for priority in Priority::ALL.map(Priority::as_str) {
             counts.wait.with_label_values(&[registry.as_str(), priority]);
         }
-        for reason in [Reason::Busy, Reason::Crowded, Reason::Paused] {
+        for reason in [Reason::Busy, Reason::Crowded, Reason::Paused, Reason::Login] {
             counts.throttled.with_label_values(&[registry.as_str(), ANY_ACCOUNT, reason.as_str()]);
         }
         let named = upstream.accounts.iter().map(|account| account.name.as_str());

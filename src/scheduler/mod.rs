@@ -63,13 +63,16 @@ pub struct Scheduler {
 }
 
 /// A request that somebody wants to send.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Want {
     repository: RepositoryName,
     kind: Kind,
     from: usize,
     only: Option<Only>,
+    /// Not without an account.
     only_accounts: bool,
+    /// Not on these accounts.
+    without: Vec<usize>,
 }
 
 /// What an answer says of a quota.
@@ -85,6 +88,13 @@ pub struct Told {
     pub reset: Option<Duration>,
 }
 
+impl Told {
+    /// Whether anything can be made of it: where nothing is left of a limit that nobody knows, nothing is known.
+    pub fn is_usable(&self) -> bool {
+        self.limit.is_some() || self.remaining.is_some_and(|left| left > 0)
+    }
+}
+
 /// A spent account that is due to be asked, and about what.
 #[derive(Debug)]
 pub struct Probe {
@@ -97,7 +107,7 @@ pub struct Probe {
 }
 
 /// What a request is, as far as leave to send it is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     /// A list, or a mere HEAD: over in a moment, and free.
     Question,
@@ -108,7 +118,7 @@ enum Kind {
 }
 
 /// An account (`None`: nobody's) at an endpoint, and no other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Only {
     door: usize,
     account: Option<usize>,
@@ -133,26 +143,16 @@ impl Scheduler {
         Scheduler { lanes, max_wait: config.schedule.max_wait, keeper, life: life.clone() }
     }
 
-    /// By when a wait that begins now is over.
-    pub fn deadline(&self) -> Instant {
-        Instant::now() + self.max_wait
-    }
-
-    /// Waits for leave to send what costs nothing, until `deadline`. Cancel-safe.
+    /// Waits for leave to send what costs nothing, at most `schedule.max_wait` after the errand began. Cancel-safe.
     ///
     /// # Errors
     /// [`Refused`] says what is in the way and until when.
-    pub async fn lease(
-        &self,
-        upstream: UpstreamId,
-        want: Want,
-        errand: &Errand,
-        deadline: Instant,
-    ) -> Result<Lease, Refused> {
+    pub async fn lease(&self, upstream: UpstreamId, want: Want, errand: &Errand) -> Result<Lease, Refused> {
+        let deadline = errand.deadline(self.max_wait);
         self.lane(upstream).lease(want, errand, deadline, &self.life).await
     }
 
-    /// Waits for leave to send one counted request, until `deadline`. Cancel-safe.
+    /// Waits for leave to send one counted request, for the manifest that `reference` means, as long. Cancel-safe.
     ///
     /// # Errors
     /// [`Refused`] says which account is spent and until when.
@@ -160,17 +160,17 @@ impl Scheduler {
         &self,
         upstream: UpstreamId,
         want: Want,
+        reference: &Reference,
         errand: &Errand,
-        deadline: Instant,
     ) -> Result<Pull, Refused> {
         // Which account pays is never the caller's to say.
         let want = Want { kind: Kind::Pull, only: None, ..want };
-        let lease = self.lane(upstream).lease(want, errand, deadline, &self.life).await?;
+        let lease = self.lease(upstream, want, errand).await?;
         // Were it sent before it is written down, a crash in between would make it be spent twice.
-        if let Some(keeper) = &self.keeper {
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| lease.is_metered()) {
             keeper.keep(self.lane(upstream)).await;
         }
-        Ok(Pull::new(lease))
+        Ok(Pull::new(lease, reference.clone()))
     }
 
     /// Waits until a spent account is due to be asked by a free HEAD. Cancel-safe.
@@ -180,8 +180,7 @@ impl Scheduler {
             let (due, wait) = lane.next_probe(Instant::now());
             if let Some((only, repository, reference)) = due {
                 let want = Want { only: Some(only), ..Want::question(&repository) };
-                let deadline = Instant::now() + self.max_wait;
-                if let Ok(lease) = lane.lease(want, &Errand::background(), deadline, &self.life).await {
+                if let Ok(lease) = self.lease(upstream, want, &Errand::background()).await {
                     return Probe { lease, repository, reference };
                 }
                 continue;
@@ -207,6 +206,7 @@ impl Want {
             from: 0,
             only: None,
             only_accounts: false,
+            without: Vec::new(),
         }
     }
 
@@ -232,6 +232,13 @@ impl Want {
     #[must_use]
     pub fn only_accounts(&self) -> Want {
         Want { only_accounts: true, ..self.clone() }
+    }
+
+    /// The same, on other accounts than this one, and not without any.
+    #[must_use]
+    pub fn without(mut self, account: usize) -> Want {
+        self.without.push(account);
+        Want { only_accounts: true, ..self }
     }
 
     /// Which of `count` endpoints may be asked.

@@ -124,7 +124,7 @@ impl Lane {
     pub(super) fn outlook(&self, now: Instant) -> Outlook {
         let state = self.state();
         let mut waiting = [0; Priority::ALL.len()];
-        for (_, priority, _) in state.queue.iter() {
+        for priority in state.queue.priorities() {
             waiting[priority as usize] += 1;
         }
         let paused = state.budget.doors.iter().filter_map(|door| {

@@ -84,9 +84,26 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Takes out whoever would go last of all.
+    pub(super) fn pop_last(&mut self) -> Option<T> {
+        let id = self.waiting.last_key_value().map(|(rank, _)| WaiterId(rank.arrival))?;
+        self.remove(id, false)
+    }
+
+    /// A waiter and how urgent it is.
+    pub(super) fn get(&self, id: WaiterId) -> Option<(Priority, &T)> {
+        let rank = self.ranks.get(&id)?;
+        Some((rank.priority, &self.waiting.get(rank)?.content))
+    }
+
     /// All waiters in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (WaiterId, Priority, &T)> {
-        self.waiting.iter().map(|(rank, waiter)| (WaiterId(rank.arrival), rank.priority, &waiter.content))
+    pub(super) fn ids(&self) -> Vec<WaiterId> {
+        self.waiting.keys().map(|rank| WaiterId(rank.arrival)).collect()
+    }
+
+    /// How urgent they are, in order.
+    pub(super) fn priorities(&self) -> impl Iterator<Item = Priority> {
+        self.waiting.keys().map(|rank| rank.priority)
     }
 
     fn insert(&mut self, id: WaiterId, priority: Priority, waiter: Waiter<T>) {
@@ -125,7 +142,7 @@ mod tests {
     fn served(queue: &mut Queue<&'static str>) -> Vec<&'static str> {
         let mut order = Vec::new();
         loop {
-            let Some(id) = queue.iter().map(|(id, _, _)| id).next() else { return order };
+            let Some(id) = queue.ids().first().copied() else { return order };
             order.extend(queue.remove(id, true));
         }
     }

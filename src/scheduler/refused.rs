@@ -9,7 +9,7 @@ use super::metrics::Reason;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// All connections were busy or the pace full for as long as it may be waited.
-    #[error("waited {waited:?} for one of the upstream's {connections} connections")]
+    #[error("waited {} for one of the upstream's {connections} connections, or for its pace", about(*waited))]
     Busy {
         /// How long it was waited.
         waited: Duration,

@@ -141,17 +141,16 @@ impl Client {
     /// Asks, and tells the scheduler what an endpoint has against us: the login, or that there is too much of us.
     async fn ask_once_at(&self, endpoint: &Endpoint, lease: &Lease, ask: &Ask) -> Result<Answer, Error> {
         let ask = Ask { account: lease.account(), ..ask.clone() };
-        let answer = self.ask_and_follow(endpoint, &ask).await;
+        let answer = self.ask_and_follow(endpoint, lease, &ask).await;
         match answer {
             Ok(answer) if answer.is_throttled() => {
-                let is_pull = ask.purpose == Purpose::Content(Kind::Manifest) && ask.method == Method::GET;
                 let told = if answer.redirected { None } else { endpoint.told(answer.response.headers()) };
                 let error = answer.refusal().await;
-                if let Error::Throttled { retry_after, quota, .. } = error {
-                    match quota && is_pull {
-                        true => lease.refused(told.as_ref(), retry_after),
-                        false => lease.paused(endpoint.place, retry_after),
+                match &error {
+                    Error::Throttled { retry_after, quota: true, .. } if is_pull(&ask) => {
+                        lease.refused(told.as_ref(), *retry_after);
                     }
+                    error => tell(lease, endpoint, error),
                 }
                 Err(error)
             }
@@ -166,9 +165,9 @@ impl Client {
         }
     }
 
-    async fn ask_and_follow(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Error> {
+    async fn ask_and_follow(&self, endpoint: &Endpoint, lease: &Lease, ask: &Ask) -> Result<Answer, Error> {
         let url = endpoint.url(&ask.path);
-        let (mut response, grant) = self.be_let_in(endpoint, ask, &url).await?;
+        let (mut response, grant) = self.be_let_in(endpoint, lease, ask, &url).await?;
         let mut trail = Trail::new(&url);
         let mut redirected = false;
         while is_redirect(response.status()) {
@@ -197,16 +196,19 @@ impl Client {
     pub(super) async fn be_let_in(
         &self,
         endpoint: &Endpoint,
+        lease: &Lease,
         ask: &Ask,
         url: &Url,
     ) -> Result<(Response<Incoming>, Option<Grant>), Error> {
         let visit = Visit { endpoint, account: ask.account, scope: &ask.scope };
         let mut grant = self.logins.at_hand(visit).await?;
         for _ in 0..MOST_LOGINS {
+            lease.on_its_way();
             let response = self.send(ask, url, Reach::Anywhere, grant.as_ref().map(Grant::header)).await?;
             if response.status() != StatusCode::UNAUTHORIZED {
                 return Ok((response, grant));
             }
+            lease.turned_away();
             let challenge = challenge(response.headers());
             body::scrap(response).await;
             let challenge = match challenge.or_else(|| endpoint.challenge()) {
@@ -276,7 +278,12 @@ impl Client {
     }
 }
 
-/// Tells the scheduler what stood in the way before there was an answer.
+/// Whether a registry counts it.
+fn is_pull(ask: &Ask) -> bool {
+    ask.purpose == Purpose::Content(Kind::Manifest) && ask.method == Method::GET
+}
+
+/// Tells the scheduler what an endpoint, or its token service, has against us.
 pub(super) fn tell(lease: &Lease, endpoint: &Endpoint, error: &Error) {
     match error {
         Error::Login { reason, .. } => lease.login_refused(endpoint.place, reason),

@@ -127,7 +127,7 @@ impl Client {
         repository: &RepositoryName,
         reference: &Reference,
     ) -> Result<Found, Error> {
-        let ask = about_manifest(Method::HEAD, repository, reference);
+        let ask = about_manifest(repository, reference);
         let mut tries = self.tries(errand, Want::question(repository));
         loop {
             let lease = tries.lease().await?;
@@ -149,11 +149,11 @@ impl Client {
         repository: &RepositoryName,
         reference: &Reference,
     ) -> Result<Document, Error> {
-        let ask = about_manifest(Method::GET, repository, reference);
+        let head = about_manifest(repository, reference);
         let mut tries = self.tries(errand, Want::question(repository));
         loop {
-            let pull = tries.pull().await?;
-            let outcome = self.document(&pull, &ask, reference).await;
+            let pull = tries.pull(reference).await?;
+            let outcome = self.document(&pull, &head).await;
             if let Some(document) = tries.judge(pull.as_ref(), outcome)? {
                 return Ok(document);
             }
@@ -247,10 +247,14 @@ impl Client {
         ask: &Ask,
     ) -> Result<(Found, Option<Told>), Error> {
         let sent = lease.send();
-        let answer = self.ask(lease, ask).await?.success().await?;
+        let answer = self.ask(lease, ask).await?;
+        let (told, is_found) = (self.told(lease, &answer), answer.response.status() == StatusCode::OK);
+        // What a failure tells counts too; what it does not tell means nothing.
+        if is_found || told.is_some() {
+            lease.answered(sent, told.as_ref());
+        }
+        let answer = answer.success().await?;
         check_document(&answer)?;
-        let told = self.told(lease, &answer);
-        lease.answered(sent, told.as_ref());
         Ok((Found::of(answer.response.headers()), told))
     }
 
@@ -277,10 +281,11 @@ impl Client {
         }
     }
 
-    /// The counted request: the only place where a pull is spent.
-    async fn document(&self, pull: &Pull, ask: &Ask, reference: &Reference) -> Result<Document, Error> {
-        let sent = pull.send(reference);
-        let answer = match self.ask(pull.as_ref(), ask).await {
+    /// The counted request: the only place where a question about a manifest becomes a GET, and a pull is spent (I2).
+    async fn document(&self, pull: &Pull, head: &Ask) -> Result<Document, Error> {
+        let get = Ask { method: Method::GET, ..head.clone() };
+        let sent = pull.send();
+        let answer = match self.ask(pull.as_ref(), &get).await {
             Ok(answer) => answer.success().await,
             Err(error) => Err(error),
         };
@@ -318,8 +323,9 @@ impl fmt::Debug for Client {
     }
 }
 
-pub(super) fn about_manifest(method: Method, repository: &RepositoryName, reference: &Reference) -> Ask {
-    Ask::about(Kind::Manifest, method, repository, &format!("manifests/{reference}"))
+/// The free question about a manifest.
+pub(super) fn about_manifest(repository: &RepositoryName, reference: &Reference) -> Ask {
+    Ask::about(Kind::Manifest, Method::HEAD, repository, &format!("manifests/{reference}"))
         .accepting(MANIFEST_ACCEPT)
 }
 

@@ -50,7 +50,8 @@ impl Endpoint {
         if let Some(odd) = odd.filter(|odd| self.is_news(odd)) {
             tracing::warn!(endpoint = self.host, odd, "the upstream tells a pull quota that cannot be right");
         }
-        told
+        // There is a quota then, though nothing is known of it: that is not the same as none.
+        told.or_else(|| odd.map(|_| Told::default()))
     }
 
     fn is_news(&self, odd: &'static str) -> bool {

@@ -49,8 +49,8 @@ pub enum Error {
         endpoint: String,
         /// The failing step.
         reason: String,
-        /// There was a connection: the request may have got there.
-        sent: bool,
+        /// Whether the request may have got there.
+        sent: Sent,
     },
     /// No headers within `response_timeout`, or no byte within `idle_timeout`.
     #[error("{endpoint} did not answer within {after:?}")]
@@ -89,6 +89,17 @@ pub enum Error {
     },
 }
 
+/// Whether a request that was not answered may have got there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// There was no connection.
+    No,
+    /// There was one.
+    Perhaps,
+    /// There was one from before, which may have been gone already: a fresh one may do.
+    OnAStaleConnection,
+}
+
 /// What a failure allows next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
@@ -96,7 +107,8 @@ pub(super) enum Next {
     GiveUp,
     /// Another endpoint of the same upstream may do better.
     OtherEndpoint,
-    /// Another account may do better, or this one after a pause: the scheduler knows which and when.
+    /// Another account may do better, or this one after a pause or on a fresh connection: the scheduler knows which
+    /// and when.
     OtherAccount,
 }
 
@@ -122,14 +134,16 @@ impl Error {
     /// only its word is final.
     pub(super) fn next(&self, is_origin: bool, has_account: bool) -> Next {
         match self {
-            Error::Throttled { .. } => Next::OtherAccount,
+            Error::Throttled { .. } | Error::Unreachable { sent: Sent::OnAStaleConnection, .. } => {
+                Next::OtherAccount
+            }
             Error::Login { .. } if has_account => Next::OtherAccount,
             _ if is_origin => Next::GiveUp,
             _ => Next::OtherEndpoint,
         }
     }
 
-    /// Whether no registry would count the request as a pull: it was not sent, or there was nothing to be had.
+    /// Whether no registry would count the request as a pull: it did not get there, or no manifest came of it.
     pub(super) fn was_not_counted(&self) -> bool {
         matches!(
             self,
@@ -137,7 +151,8 @@ impl Error {
                 | Error::Hidden { .. }
                 | Error::Login { .. }
                 | Error::Throttled { .. }
-                | Error::Unreachable { sent: false, .. }
+                | Error::Status { .. }
+                | Error::Unreachable { sent: Sent::No, .. }
         )
     }
 

@@ -5,6 +5,7 @@ use prometheus::{HistogramVec, IntCounterVec};
 
 use crate::config::{self, Config};
 use crate::oci::Kind;
+use crate::scheduler::ANONYMOUS;
 use crate::telemetry::Metrics;
 
 /// What is counted of upstream traffic, for all upstreams together. Cheap to clone.
@@ -32,9 +33,6 @@ pub(super) struct Tally {
     upstream: String,
     accounts: Vec<String>,
 }
-
-/// The `account` of requests on nobody's account.
-const ANONYMOUS: &str = "anonymous";
 
 impl UpstreamMetrics {
     /// Registers the metrics, with the series that every upstream will have at 0.
@@ -141,10 +139,8 @@ impl Tally {
 
 /// On whose account requests to `upstream` go: its accounts, or nobody's.
 fn accounts(upstream: &config::Upstream) -> Vec<String> {
-    if upstream.accounts.is_empty() {
-        return vec![ANONYMOUS.to_owned()];
-    }
-    upstream.accounts.iter().map(|account| account.name.clone()).collect()
+    let named = upstream.accounts.iter().map(|account| account.name.clone());
+    named.chain(upstream.may_go_anonymous().then(|| ANONYMOUS.to_owned())).collect()
 }
 
 fn class(status: Option<StatusCode>) -> &'static str {

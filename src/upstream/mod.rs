@@ -44,8 +44,8 @@ mod wire;
 use bytes::Bytes;
 
 pub use client::{BadSetup, Boarding, Client};
-pub use error::Error;
 use error::Next;
+pub use error::{Error, Sent};
 pub use metrics::UpstreamMetrics;
 pub use signing_in::{SignedIn, Welcome};
 pub use transfer::Transfer;

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use http::Method;
-
 use super::Client;
 use super::client::about_manifest;
 use crate::lifecycle::Lifecycle;
@@ -18,7 +16,7 @@ impl Client {
                 probe = self.scheduler.probe(self.id()) => probe,
                 () = life.stopping() => return,
             };
-            let outcome = self.found(&lease, &about_manifest(Method::HEAD, &repository, &reference)).await;
+            let outcome = self.found(&lease, &about_manifest(&repository, &reference)).await;
             tracing::debug!(registry = %self.registry(), %repository, ?outcome, "asked for a spent account");
         }
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::{Method, Response, StatusCode};
+use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -54,7 +54,7 @@ impl Client {
         let any: RepositoryName = "login".parse().expect("a word is a repository");
         let lease = self.lease_for(&any, endpoint, account).await?;
         let endpoint = self.endpoint(&lease);
-        let outcome = self.enter(endpoint, lease.account()).await;
+        let outcome = self.enter(endpoint, &lease).await;
         match &outcome {
             Ok(SignedIn { welcome: Welcome::LoggedIn, .. }) => lease.let_in(endpoint.place),
             Ok(_) => {}
@@ -75,7 +75,7 @@ impl Client {
         probe: &Probe,
     ) -> Result<Option<Told>, Error> {
         let lease = self.lease_for(&probe.repository, endpoint, account).await?;
-        let ask = about_manifest(Method::HEAD, &probe.repository, &Reference::Tag(probe.tag.clone()));
+        let ask = about_manifest(&probe.repository, &Reference::Tag(probe.tag.clone()));
         self.found_and_told(&lease, &ask).await.map(|(_, told)| told)
     }
 
@@ -87,18 +87,18 @@ impl Client {
     ) -> Result<Lease, Refused> {
         let want = Want::question(repository).only(endpoint, account);
         // An endpoint that wants to be left alone is left alone: that is what there is to be told.
-        let errand = Errand::of(ClientAddr::NOBODY).or_else();
-        self.scheduler.lease(self.id(), want, &errand, Instant::now() + PATIENCE).await
+        let errand = Errand::of(ClientAddr::NOBODY).or_else().held_for(PATIENCE);
+        self.scheduler.lease(self.id(), want, &errand).await
     }
 
-    async fn enter(&self, endpoint: &Endpoint, account: Option<usize>) -> Result<SignedIn, Error> {
-        let begun = Instant::now();
+    async fn enter(&self, endpoint: &Endpoint, lease: &Lease) -> Result<SignedIn, Error> {
+        let (begun, account) = (Instant::now(), lease.account());
         let response = self.knock(endpoint, account).await?;
         let latency = begun.elapsed();
         let welcome = match (account, asked_for(endpoint, response).await?) {
             (_, None) | (None, Some(Challenge::Bearer { .. })) => Welcome::Open,
             (None, Some(Challenge::Basic)) => Welcome::Closed,
-            (Some(account), Some(challenge)) => self.log_in(endpoint, account, challenge).await?,
+            (Some(account), Some(challenge)) => self.log_in(endpoint, lease, account, challenge).await?,
         };
         Ok(SignedIn { latency, welcome })
     }
@@ -107,13 +107,14 @@ impl Client {
     async fn log_in(
         &self,
         endpoint: &Endpoint,
+        lease: &Lease,
         account: usize,
         challenge: Challenge,
     ) -> Result<Welcome, Error> {
         // Only so is the first token one for no repository: GHCR's challenge names one that need not exist.
         endpoint.remember(challenge);
         let ask = Ask::entry(Some(account));
-        let entered = match self.be_let_in(endpoint, &ask, &endpoint.url(&ask.path)).await {
+        let entered = match self.be_let_in(endpoint, lease, &ask, &endpoint.url(&ask.path)).await {
             Ok((response, _)) => found_registry(endpoint, response).await,
             Err(error) => Err(error),
         };

@@ -210,17 +210,20 @@ impl Transfer {
     /// The first endpoint that goes on from `offset`, beginning with the current one.
     async fn open(&self) -> Result<Opened, Error> {
         let count = self.client.endpoints.len();
-        let mut last = None;
-        for index in (0..count).map(|step| (self.endpoint + step) % count) {
+        // Where all of them want to be left alone, this try is spent on nobody.
+        let retry_after = Some(self.pause());
+        let mut last = Error::Throttled { endpoint: self.host(), retry_after, quota: false };
+        let all = (0..count).map(|step| (self.endpoint + step) % count);
+        for index in all.filter(|index| self.lease.pause_left(*index).is_none()) {
             match Transfer::open_at(&self.client, &self.lease, &self.content, self.offset, index).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => {
                     tracing::debug!(registry = %self.client.registry(), %error, "trying the next endpoint");
-                    last = Some(error);
+                    last = error;
                 }
             }
         }
-        Err(last.expect("there is an endpoint, and each attempt ends with a flow or an error"))
+        Err(last)
     }
 
     /// How long it is until any endpoint wants to hear from us again.

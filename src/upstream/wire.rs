@@ -15,13 +15,14 @@ use rustls::ClientConfig;
 use tokio::time::Instant;
 use url::Url;
 
-use super::Error;
 use super::address::is_private_host;
 use super::connect::{Connector, PrivateAddress, Used};
+use super::error::{Error, Sent};
 use super::metrics::{Purpose, Tally};
 use super::proxy::Proxies;
 use super::trust::host_of;
 use crate::config;
+use crate::oci::Kind;
 
 type Http = legacy::Client<Connector, Full<Bytes>>;
 
@@ -104,12 +105,14 @@ impl Wire {
         }
         let uri: Uri = hop.url.as_str().parse().map_err(|_| bad("a URL that HTTP cannot carry"))?;
         let outcome = match self.once(&hop, &uri).await {
-            Err(Silence::Stale(_)) => self.once(&hop, &uri).await,
+            // What may have been counted needs leave to be sent again (I2).
+            Err(Silence::Stale(_)) if !hop.is_counted() => self.once(&hop, &uri).await,
             outcome => outcome,
         };
         outcome.map_err(|silence| match silence {
             Silence::TimedOut => Error::TimedOut { endpoint: host_of(hop.url), after: self.response_timeout },
-            Silence::Stale(error) | Silence::Failed(error) => unanswered(host_of(hop.url), &error),
+            Silence::Stale(error) => unanswered(host_of(hop.url), &error, true),
+            Silence::Failed(error) => unanswered(host_of(hop.url), &error, false),
         })
     }
 
@@ -129,6 +132,13 @@ impl Wire {
         let answer = answer.map_err(|_| Silence::TimedOut)?.map_err(Silence::of)?;
         answer.extensions().get::<Used>().inspect(|used| used.mark());
         Ok(answer)
+    }
+}
+
+impl Hop<'_> {
+    /// Whether registries count it: a manifest by GET.
+    pub(super) fn is_counted(&self) -> bool {
+        self.purpose == Purpose::Content(Kind::Manifest) && self.method == Method::GET
     }
 }
 
@@ -177,7 +187,7 @@ fn request(hop: &Hop<'_>, uri: &Uri) -> Request<Full<Bytes>> {
 }
 
 /// The error of a request that was never answered.
-fn unanswered(endpoint: String, error: &legacy::Error) -> Error {
+fn unanswered(endpoint: String, error: &legacy::Error, was_stale: bool) -> Error {
     if let Some(private) = find::<PrivateAddress>(error) {
         return Error::BadAnswer { endpoint, reason: private.to_string() };
     }
@@ -185,7 +195,11 @@ fn unanswered(endpoint: String, error: &legacy::Error) -> Error {
         return Error::BadAnswer { endpoint, reason: format!("not HTTP: {}", root(error)) };
     }
     let step = if error.is_connect() { "connecting" } else { "the connection broke before an answer" };
-    let sent = !error.is_connect();
+    let sent = match (error.is_connect(), was_stale) {
+        (true, _) => Sent::No,
+        (false, false) => Sent::Perhaps,
+        (false, true) => Sent::OnAStaleConnection,
+    };
     Error::Unreachable { endpoint, reason: format!("{step}: {}", root(error)), sent }
 }
 

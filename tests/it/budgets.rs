@@ -283,7 +283,7 @@ async fn who_waits_is_counted_while_they_wait() {
     assert_eq!(held.await.unwrap(), 429);
     assert_eq!(house.metric(queue).await, 0.0);
     let waited = "tidelock_schedule_wait_seconds_sum{priority=\"foreground\",upstream=\"docker.io\"}";
-    assert!(house.metric(waited).await >= 2.0);
+    assert!(house.metric(waited).await >= 1.5);
 }
 
 /// Headers, and what they say is left and for how long.

@@ -31,6 +31,7 @@ mod serve;
 mod server;
 mod support;
 mod support_works;
+mod throttled;
 mod upstream_auth;
 mod upstream_quirks;
 mod upstream_rig;

@@ -1,5 +1,7 @@
 //! The scheduler as a whole, with the clock paused.
 
+mod trouble;
+
 use std::net::IpAddr;
 
 use super::*;
@@ -21,6 +23,10 @@ fn repository() -> RepositoryName {
     "library/app".parse().unwrap()
 }
 
+fn tag() -> Reference {
+    "v1".parse().unwrap()
+}
+
 fn client(number: u8) -> Errand {
     Errand::of(ClientAddr::of(IpAddr::from([10, 0, 0, number])))
 }
@@ -36,21 +42,21 @@ fn told(limit: u64, remaining: i64) -> Told {
 
 impl Scheduler {
     async fn question(&self) -> Result<Lease, Refused> {
-        self.lease(HUB, Want::question(&repository()), &client(1), self.deadline()).await
+        self.lease(HUB, Want::question(&repository()), &client(1)).await
     }
 
     async fn transfer(&self) -> Result<Lease, Refused> {
-        self.lease(HUB, Want::transfer(&repository()), &client(1), self.deadline()).await
+        self.lease(HUB, Want::transfer(&repository()), &client(1)).await
     }
 
     async fn pulls(&self, errand: &Errand) -> Result<Pull, Refused> {
-        self.pull(HUB, Want::question(&repository()), errand, self.deadline()).await
+        self.pull(HUB, Want::question(&repository()), &tag(), errand).await
     }
 
     /// A pull that is answered: so many are left then, of a hundred.
     async fn spend(&self, remaining: i64) -> Option<usize> {
         let pull = self.pulls(&client(1)).await.unwrap();
-        let sent = pull.send(&"v1".parse().unwrap());
+        let sent = pull.send();
         pull.answered(sent, Some(&told(100, remaining)));
         pull.as_ref().account()
     }
@@ -120,7 +126,7 @@ async fn an_account_is_learned_by_one_request_then_known() {
     let second = scheduler.pulls(&errand);
     tokio::pin!(second);
     assert!(futures_util::poll!(&mut second).is_pending(), "nobody knows how many are left");
-    let sent = scout.send(&"v1".parse().unwrap());
+    let sent = scout.send();
     scout.answered(sent, Some(&told(100, 1)));
     drop(scout);
     let second = second.await.unwrap();
@@ -134,11 +140,21 @@ async fn an_account_is_learned_by_one_request_then_known() {
 async fn without_a_word_there_is_no_limit() {
     let scheduler = scheduler(|_| {});
     let pull = scheduler.pulls(&client(1)).await.unwrap();
-    let sent = pull.send(&"v1".parse().unwrap());
+    let sent = pull.send();
     pull.answered(sent, None);
+    drop(pull);
     let mut pulls = Vec::new();
     for _ in 0..20 {
         pulls.push(scheduler.pulls(&client(1)).await.unwrap());
+    }
+    // Of one repository: its publisher may pay. A second one settles it.
+    assert_eq!(scheduler.outlook()[0].accounts[0].standing, Standing::Unknown);
+    let other = Want::question(&"library/other".parse().unwrap());
+    let lease = scheduler.lease(HUB, other, &client(1)).await.unwrap();
+    lease.answered(lease.send(), None);
+    for _ in 0..3 {
+        let third = Want::question(&"library/third".parse().unwrap());
+        pulls.push(scheduler.pull(HUB, third, &tag(), &client(1)).await.unwrap());
     }
     assert_eq!(scheduler.outlook()[0].accounts[0].standing, Standing::Unlimited);
 }
@@ -218,7 +234,7 @@ async fn the_account_with_most_left_pays_and_nobodys_comes_last() {
         let pull = scheduler.pulls(&client(1)).await.unwrap();
         let account = pull.as_ref().account().expect("an account pays as long as one has something");
         left[account] -= 1;
-        let sent = pull.send(&"v1".parse().unwrap());
+        let sent = pull.send();
         pull.answered(sent, Some(&told(100, left[account])));
         assert!(left[1] >= 25 || left[0].abs_diff(left[1]) <= 10, "by what is left: {left:?}");
     }
@@ -235,7 +251,7 @@ async fn accounts_are_for_their_repositories() {
     });
     assert_eq!(scheduler.spend(50).await, Some(1));
     let want = Want::question(&"org/app".parse().unwrap());
-    let pull = scheduler.pull(HUB, want, &client(1), scheduler.deadline()).await.unwrap();
+    let pull = scheduler.pull(HUB, want, &tag(), &client(1)).await.unwrap();
     assert_eq!(pull.as_ref().account(), Some(0));
 }
 
@@ -266,7 +282,7 @@ async fn an_abuse_limit_pauses_everything_for_all() {
     lease.paused(0, Some(Duration::from_secs(60)));
     drop(lease);
     let hasty = client(1).or_else();
-    let refused = scheduler.lease(HUB, Want::question(&repository()), &hasty, scheduler.deadline()).await;
+    let refused = scheduler.lease(HUB, Want::question(&repository()), &hasty).await;
     assert!(matches!(refused, Err(Refused::Paused { .. })));
     let begun = Instant::now();
     let (question, transfer) = tokio::join!(scheduler.question(), scheduler.transfer());
@@ -293,14 +309,15 @@ async fn another_endpoint_is_asked_where_one_is_spent_or_paused() {
 async fn a_quota_without_numbers_rests_until_a_free_answer() {
     let scheduler = scheduler(|_| {});
     let pull = scheduler.pulls(&client(1)).await.unwrap();
-    let _ = pull.send(&"v1".parse().unwrap());
+    let _ = pull.send();
+    pull.as_ref().on_its_way();
     pull.as_ref().refused(None, None);
     drop(pull);
     assert!(matches!(scheduler.pulls(&client(1)).await, Err(Refused::Spent { .. })));
     let begun = Instant::now();
     let probe = scheduler.probe(HUB).await;
     assert!(begun.elapsed() <= Duration::from_secs(30));
-    assert_eq!((probe.repository, probe.reference), (repository(), "v1".parse().unwrap()));
+    assert_eq!((probe.repository, probe.reference), (repository(), tag()));
     probe.lease.answered(probe.lease.send(), Some(&told(100, 40)));
     drop(probe.lease);
     assert!(scheduler.pulls(&client(1)).await.is_ok());
@@ -330,11 +347,11 @@ async fn publishers_who_pay_are_not_held_up() {
     let scheduler = scheduler(|_| {});
     scheduler.learn(1).await;
     let paid: RepositoryName = "publisher/app".parse().unwrap();
-    let lease = scheduler.lease(HUB, Want::question(&paid), &client(1), scheduler.deadline()).await.unwrap();
+    let lease = scheduler.lease(HUB, Want::question(&paid), &client(1)).await.unwrap();
     lease.answered(lease.send(), None);
     drop(lease);
     scheduler.spend(0).await;
-    let pull = scheduler.pull(HUB, Want::question(&paid), &client(1), scheduler.deadline()).await;
+    let pull = scheduler.pull(HUB, Want::question(&paid), &tag(), &client(1)).await;
     assert!(pull.is_ok());
     assert!(scheduler.pulls(&client(1)).await.is_err());
 }
@@ -350,7 +367,7 @@ async fn a_farm_does_not_starve_others() {
             let (scheduler, sender) = (scheduler.clone(), sender.clone());
             async move {
                 let want = Want::question(&repository());
-                let lease = scheduler.lease(HUB, want, &errand, scheduler.deadline()).await.unwrap();
+                let lease = scheduler.lease(HUB, want, &errand).await.unwrap();
                 sender.send(who).unwrap();
                 drop(lease);
             }
@@ -395,14 +412,14 @@ async fn an_account_that_is_named_is_the_one() {
     });
     let only = |account| Want::question(&repository()).only(0, account);
     for account in [Some(0), Some(1), None] {
-        let lease = scheduler.lease(HUB, only(account), &client(1), scheduler.deadline()).await.unwrap();
+        let lease = scheduler.lease(HUB, only(account), &client(1)).await.unwrap();
         lease.login_refused(0, "wrong password");
         assert_eq!((lease.endpoint(), lease.account()), (0, account));
         drop(lease);
-        assert!(scheduler.lease(HUB, only(account), &client(1), scheduler.deadline()).await.is_ok());
+        assert!(scheduler.lease(HUB, only(account), &client(1)).await.is_ok());
     }
-    let absent = scheduler.lease(HUB, only(Some(2)), &client(1), scheduler.deadline()).await;
+    let absent = scheduler.lease(HUB, only(Some(2)), &client(1)).await;
     assert!(matches!(absent, Err(Refused::Nobody { .. })));
-    let pull = scheduler.pull(HUB, only(Some(1)), &client(1), scheduler.deadline()).await.unwrap();
+    let pull = scheduler.pull(HUB, only(Some(1)), &tag(), &client(1)).await.unwrap();
     assert_eq!(pull.as_ref().account(), None, "one is set aside, the other is for other repositories");
 }

@@ -1,0 +1,187 @@
+//! Upstreams that refuse in odd ways, or say odd things of their limits.
+
+use super::*;
+
+/// One burst of abuse 429s without Retry-After.
+#[tokio::test(start_paused = true)]
+async fn one_burst_is_one_pause() {
+    let scheduler = scheduler(|_| {});
+    let mut leases = Vec::new();
+    for _ in 0..12 {
+        leases.push(scheduler.question().await.unwrap());
+    }
+    for lease in &leases {
+        lease.paused(0, None);
+    }
+    let left = leases[0].pause_left(0).unwrap();
+    assert!(left <= Duration::from_secs(2), "{left:?}");
+}
+
+/// A publisher's repository, the account spent, and the upstream refuses it after all.
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_is_metered_after_all() {
+    let scheduler = scheduler(|config| config.upstreams[0].accounts = accounts(&["a"]));
+    scheduler.learn(5).await;
+    scheduler.learn_nothing().await;
+    let begun = Instant::now();
+    let mut sent = 0;
+    for _ in 0..100 {
+        let Ok(pull) = scheduler.pulls(&client(1)).await else { break };
+        let _ = pull.send();
+        sent += 1;
+        pull.as_ref().refused(Some(&told(100, 0)), Some(Duration::from_secs(3600)));
+        pull.in_vain();
+    }
+    assert!(sent <= 2, "{sent} counted GETs in {:?} on accounts that rest", begun.elapsed());
+}
+
+/// Retry-After: 0 with a spent quota.
+#[tokio::test(start_paused = true)]
+async fn come_back_at_once_is_not_taken_literally() {
+    let scheduler = scheduler(|_| {});
+    let begun = Instant::now();
+    let mut sent = 0;
+    for _ in 0..17 {
+        let Ok(pull) = scheduler.pulls(&client(1)).await else { break };
+        let _ = pull.send();
+        sent += 1;
+        pull.as_ref().refused(None, Some(Duration::ZERO));
+    }
+    assert!(begun.elapsed() > Duration::ZERO, "{sent} in {:?}", begun.elapsed());
+}
+
+/// The answer to an older question comes after that to a newer one.
+#[tokio::test(start_paused = true)]
+async fn an_older_answer_knows_less() {
+    let scheduler = scheduler(|_| {});
+    scheduler.learn(90).await;
+    let slow = scheduler.question().await.unwrap();
+    let slow_sent = slow.send();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    scheduler.learn(0).await; // others have spent all of it meanwhile
+    slow.answered(slow_sent, Some(&told(100, 90)));
+    drop(slow);
+    let left = scheduler.outlook()[0].accounts[0].remaining;
+    assert_eq!(left, Some(0), "");
+}
+
+/// What was last pulled is not there, so the probe's HEAD is a 404 each time.
+#[tokio::test(start_paused = true)]
+async fn a_rest_ends_though_there_is_nothing_to_ask_about() {
+    let scheduler = scheduler(|config| {
+        config.upstreams[0].accounts = accounts(&["a", "b"]);
+        config.upstreams[0].anonymous = crate::config::Anonymous::Never;
+    });
+    scheduler.learn(5).await; // a: 5 of 100
+    let pull = scheduler.pulls(&client(1)).await.unwrap();
+    assert_eq!(pull.as_ref().account(), Some(1));
+    let _ = pull.send();
+    pull.as_ref().refused(None, None);
+    drop(pull);
+    for _ in 0..100 {
+        let probe = scheduler.probe(HUB).await;
+        let _ = probe.lease.send(); // 404: `found` returns before `answered`
+        probe.lease.let_in(0);
+    }
+    let b = &scheduler.outlook()[0].accounts[1];
+    assert_ne!(b.standing, Standing::Spent, "after 100 probes");
+}
+
+/// A stop soon after the last waiter has gone.
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_not_held_up_by_who_has_gone() {
+    let life = Lifecycle::default();
+    let mut config = Config::default();
+    config.upstreams.truncate(1);
+    let scheduler = Scheduler::new(&config, None, &life, &Metrics::default());
+    scheduler.spend(0).await;
+    assert!(scheduler.pulls(&client(1)).await.is_err());
+    let begun = Instant::now();
+    life.stop();
+    life.wait().await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+/// Refusals of requests that were under way together.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_together_counts_once() {
+    let scheduler = scheduler(|_| {});
+    let lease = scheduler.question().await.unwrap();
+    lease.answered(lease.send(), None);
+    drop(lease);
+    let mut pulls = Vec::new();
+    for _ in 0..10 {
+        let pull = scheduler.pulls(&client(1)).await.unwrap();
+        let _ = pull.send();
+        pulls.push(pull);
+    }
+    pulls.iter().for_each(|pull| pull.as_ref().refused(None, None));
+    drop(pulls);
+    // Afterwards it answers again, without a word: how long until pulls go on?
+    let begun = Instant::now();
+    while scheduler.outlook()[0].accounts[0].standing == Standing::Spent {
+        let probe = scheduler.probe(HUB).await;
+        probe.lease.answered(probe.lease.send(), None);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(180), "{:?}", begun.elapsed());
+}
+
+/// A publisher's image is the first that is asked about; then a crowd of others.
+#[tokio::test(start_paused = true)]
+async fn one_publisher_does_not_speak_for_all() {
+    let scheduler = scheduler(|_| {});
+    let paid: RepositoryName = "publisher/app".parse().unwrap();
+    let lease = scheduler.lease(HUB, Want::question(&paid), &client(1)).await.unwrap();
+    lease.answered(lease.send(), None);
+    drop(lease);
+    let mut pulls = Vec::new();
+    for _ in 0..32 {
+        pulls.extend(scheduler.pull(HUB, Want::question(&repository()), &tag(), &client(1).or_else()).await);
+    }
+    assert!(pulls.len() <= 1, "{} at once", pulls.len());
+}
+
+/// Only what remains is told, and that is nothing.
+#[tokio::test(start_paused = true)]
+async fn nothing_left_of_nobody_knows_what_is_no_limit() {
+    let scheduler = scheduler(|_| {});
+    let odd = Told { remaining: Some(0), ..Told::default() };
+    for _ in 0..3 {
+        let pull = scheduler.pulls(&client(1)).await.unwrap();
+        let sent = pull.send();
+        pull.answered(sent, Some(&odd));
+    }
+    let first = scheduler.pulls(&client(1)).await;
+    let second = scheduler.pulls(&client(1)).await;
+    assert!(first.is_ok() && second.is_ok(), "{second:?}");
+}
+
+/// Answers came while leases were out that nobody had counted yet.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_sent_yet_is_not_counted_yet() {
+    let scheduler = scheduler(|_| {});
+    scheduler.learn(100).await;
+    let mut pulls = Vec::new();
+    for _ in 0..20 {
+        pulls.push(scheduler.pulls(&client(1)).await.unwrap());
+    }
+    scheduler.learn(30).await; // 70 were spent by others; ours are not sent yet
+    let mut more = 20;
+    while let Ok(pull) =
+        scheduler.pull(HUB, Want::question(&repository()), &tag(), &client(1).or_else()).await
+    {
+        more += 1;
+        pulls.push(pull);
+        if pulls.len() >= 32 {
+            break;
+        }
+    }
+    assert!(more <= 30, "{more} of 30");
+}
+
+impl Scheduler {
+    async fn learn_nothing(&self) {
+        let lease = self.question().await.unwrap();
+        lease.answered(lease.send(), None);
+    }
+}
