@@ -281,20 +281,21 @@ impl Door {
     }
 
     /// A manifest of `repository` came on `purse` without a word of a quota. Where the first ones of two repositories
-    /// do, there is none; a single one may be a publisher's who pays.
-    pub(super) fn note_unmetered(&mut self, purse: usize, repository: &RepositoryName) {
+    /// do, there is none; a single one may be a publisher's who pays. Whether that is news.
+    pub(super) fn note_unmetered(&mut self, purse: usize, repository: &RepositoryName) -> bool {
         if self.unmetered.len() >= MOST_REMEMBERED {
             self.unmetered.clear();
         }
-        self.unmetered.insert(repository.clone());
+        let is_news = self.unmetered.insert(repository.clone());
         if self.unmetered.len() > 1 {
             self.ledgers[purse].set_unlimited();
         }
+        is_news
     }
 
-    /// A pull of `repository` counts.
-    pub(super) fn note_metered(&mut self, repository: &RepositoryName) {
-        self.unmetered.remove(repository);
+    /// A pull of `repository` counts. Whether that is news.
+    pub(super) fn note_metered(&mut self, repository: &RepositoryName) -> bool {
+        self.unmetered.remove(repository)
     }
 }
 

@@ -11,7 +11,6 @@
 //! waiters. A lease comes to its waiter through a channel: where the waiter has gone in the meantime, the lease
 //! falls back by itself.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +55,9 @@ pub(super) struct State {
     pub(super) connections: usize,
     transfers: usize,
     pub(super) budget: Budget,
+    /// Counts the changes of the budget: who was blocked by this very one need not be looked at again before its time,
+    /// however many wait.
+    version: u64,
     pub(super) queue: Queue<Waiter>,
     /// A task tends the queue.
     tended: bool,
@@ -69,14 +71,13 @@ pub(super) struct Waiter {
     want: Want,
     client: ClientAddr,
     may_wait: bool,
+    /// What was in its way when the budget was last looked at for it, and which budget that was.
+    blocked: Option<(u64, Blocked)>,
     reply: oneshot::Sender<Answer>,
 }
 
 /// What comes of waiting. Where nothing is in the way and it was refused all the same, too many wait.
 type Answer = Result<Lease, Option<Wait>>;
-
-/// What is in the way of requests of a kind, for one look through the queue: it can only become more.
-type InTheWay = HashMap<(Want, Priority), Blocked>;
 
 /// Leaves the queue when dropped.
 struct Place<'a> {
@@ -118,6 +119,7 @@ impl Lane {
                 connections: 0,
                 transfers: 0,
                 budget,
+                version: 0,
                 queue: Queue::new(),
                 tended: false,
                 spenders: Spenders::new(now),
@@ -178,7 +180,7 @@ impl Lane {
                 raised = urgency.changed() => {
                     if raised.is_ok() {
                         let to = *urgency.borrow_and_update();
-                        self.state().queue.raise(place.id, to);
+                        self.state().raise(place.id, to);
                         self.changed.notify_one();
                     }
                 }
@@ -216,7 +218,13 @@ impl Lane {
         }
         let is_news = !matches!(&look, Err(Wait::Budget(blocked)) if blocked.outlasts(now + LONGEST_SLEEP));
         let (reply, answer) = oneshot::channel();
-        let waiter = Waiter { want: want.clone(), client: errand.client, may_wait: errand.may_wait, reply };
+        let waiter = Waiter {
+            want: want.clone(),
+            client: errand.client,
+            may_wait: errand.may_wait,
+            blocked: None,
+            reply,
+        };
         let id = state.queue.push(priority, errand.client, waiter);
         // Whoever is last of all has to come again: a client that asks for thousands of things, not the next one.
         let last = if state.queue.len() > MOST_WAITING { state.queue.pop_last() } else { None };
@@ -256,11 +264,14 @@ impl Lane {
     /// changed by itself.
     fn dispatch(self: &Arc<Self>) -> Duration {
         let now = Instant::now();
-        let (mut sleep, mut blocked, mut unclaimed) = (LONGEST_SLEEP, InTheWay::new(), Vec::new());
+        let (mut sleep, mut unclaimed) = (LONGEST_SLEEP, Vec::new());
         let mut state = self.state();
         let waiters = if state.connections < self.max_connections { state.queue.ids() } else { Vec::new() };
         for id in waiters {
-            match state.turn(self, id, now, &mut blocked) {
+            if state.connections >= self.max_connections {
+                break;
+            }
+            match state.turn(self, id, now) {
                 Turn::Over(answer) => {
                     let Some(waiter) = state.queue.remove(id, answer.is_ok()) else { continue };
                     let answer = match answer {
@@ -327,27 +338,36 @@ impl State {
     }
 
     /// What becomes of a waiter now.
-    fn turn(&self, lane: &Lane, id: WaiterId, now: Instant, known: &mut InTheWay) -> Turn {
-        let later = || Turn::Later(now + LONGEST_SLEEP);
-        if self.connections >= lane.max_connections {
-            return later();
+    fn turn(&mut self, lane: &Lane, id: WaiterId, now: Instant) -> Turn {
+        let later = |blocked: &Blocked| Turn::Later(blocked.until.unwrap_or(now + LONGEST_SLEEP));
+        let Some((priority, waiter)) = self.queue.get(id) else { return Turn::Later(now + LONGEST_SLEEP) };
+        if let Some((version, blocked)) = &waiter.blocked
+            && *version == self.version
+            && blocked.outlasts(now)
+        {
+            return later(blocked);
         }
-        let Some((priority, waiter)) = self.queue.get(id) else { return later() };
-        let key = (waiter.want.clone(), priority);
-        let look = match known.get(&key) {
-            Some(blocked) => Err(Wait::Budget(blocked.clone())),
-            None => self.look(lane, &waiter.want, priority, now),
-        };
-        match look {
+        match self.look(lane, &waiter.want, priority, now) {
             Ok(choice) => lane.pace.step().map_or_else(Turn::Paced, |()| Turn::Over(Ok(choice))),
-            Err(Wait::Budget(blocked)) if !waiter.may_wait => Turn::Over(Err(Wait::Budget(blocked))),
+            Err(Wait::Connection) => Turn::Later(now + LONGEST_SLEEP),
+            Err(wait) if !waiter.may_wait => Turn::Over(Err(wait)),
             Err(Wait::Budget(blocked)) => {
-                let until = blocked.until;
-                known.insert(key, blocked);
-                until.map_or_else(later, Turn::Later)
+                let turn = later(&blocked);
+                self.queue.change(id, |waiter| waiter.blocked = Some((self.version, blocked)));
+                turn
             }
-            Err(Wait::Connection) => later(),
         }
+    }
+
+    /// A waiter is more urgent now: what was in its way may not be any more.
+    fn raise(&mut self, id: WaiterId, to: Priority) {
+        self.queue.change(id, |waiter| waiter.blocked = None);
+        self.queue.raise(id, to);
+    }
+
+    /// The budget is another one now.
+    pub(super) fn budget_changed(&mut self) {
+        self.version += 1;
     }
 
     fn grant(
@@ -361,6 +381,7 @@ impl State {
         self.connections += 1;
         self.transfers += usize::from(want.kind == Kind::Transfer);
         if choice.metered {
+            self.budget_changed();
             self.budget.doors[choice.door].ledgers[choice.purse].grant(now);
         }
         let account = self.budget.purses[choice.purse].account;

@@ -127,6 +127,7 @@ impl Lease {
             self.settle(state, bill, false, now);
             state.budget.doors[self.choice.door].note_metered(&self.want.repository);
             self.ledger_mut(state).refuse(told, retry_after, now);
+            state.budget_changed();
         });
         self.lane.unsaved.notify_one();
         self.lane.stir();
@@ -145,6 +146,7 @@ impl Lease {
         self.update(|state, bill, now| {
             self.settle(state, bill, false, now);
             wait = state.budget.doors[endpoint].pause(retry_after, now);
+            state.budget_changed();
         });
         self.lane.stir();
         tracing::warn!(
@@ -170,6 +172,7 @@ impl Lease {
         self.update(|state, bill, now| {
             self.settle(state, bill, false, now);
             is_news = state.budget.doors[endpoint].logins[self.choice.purse].set_aside(reason, now);
+            state.budget_changed();
         });
         self.lane.stir();
         if is_news {
@@ -189,6 +192,9 @@ impl Lease {
             let door = &mut state.budget.doors[endpoint];
             door.forgive();
             is_news = door.logins[self.choice.purse].take_back();
+            if is_news {
+                state.budget_changed();
+            }
         });
         if is_news {
             tracing::info!(registry = self.lane.registry, account = self.name(), "an account logs in again");
@@ -198,15 +204,16 @@ impl Lease {
     fn hear(&self, state: &mut State, told: Option<&Told>, sent: Sent, now: Instant) {
         let before = self.ledger(state).sum(now);
         let door = &mut state.budget.doors[self.choice.door];
-        match (told, door.ledgers[self.choice.purse].quota()) {
+        let is_news = match (told, door.ledgers[self.choice.purse].quota()) {
             (Some(told), _) if told.is_usable() => door.note_metered(&self.want.repository),
             (_, Quota::Unknown) | (None, Quota::Limited { .. }) => {
-                door.note_unmetered(self.choice.purse, &self.want.repository);
+                door.note_unmetered(self.choice.purse, &self.want.repository)
             }
-            (_, Quota::Unlimited) | (Some(_), Quota::Limited { .. }) => {}
-        }
+            (_, Quota::Unlimited) | (Some(_), Quota::Limited { .. }) => false,
+        };
         self.ledger_mut(state).hear(told, sent.0, now);
-        if self.ledger(state).sum(now) != before {
+        if is_news || self.ledger(state).sum(now) != before {
+            state.budget_changed();
             self.lane.unsaved.notify_one();
         }
     }
@@ -216,6 +223,7 @@ impl Lease {
         let before = std::mem::replace(bill, Bill::Settled);
         if before != Bill::Settled && self.choice.metered {
             self.ledger_mut(state).settle(before == Bill::Sent, spent, now);
+            state.budget_changed();
             self.lane.unsaved.notify_one();
         }
     }

@@ -63,7 +63,7 @@ pub struct Scheduler {
 }
 
 /// A request that somebody wants to send.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct Want {
     repository: RepositoryName,
     kind: Kind,
@@ -107,7 +107,7 @@ pub struct Probe {
 }
 
 /// What a request is, as far as leave to send it is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A list, or a mere HEAD: over in a moment, and free.
     Question,
@@ -118,7 +118,7 @@ enum Kind {
 }
 
 /// An account (`None`: nobody's) at an endpoint, and no other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Only {
     door: usize,
     account: Option<usize>,

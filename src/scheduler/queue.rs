@@ -96,6 +96,13 @@ impl<T> Queue<T> {
         Some((rank.priority, &self.waiting.get(rank)?.content))
     }
 
+    /// Changes what is kept of a waiter.
+    pub(super) fn change(&mut self, id: WaiterId, change: impl FnOnce(&mut T)) {
+        if let Some(waiter) = self.ranks.get(&id).and_then(|rank| self.waiting.get_mut(rank)) {
+            change(&mut waiter.content);
+        }
+    }
+
     /// All waiters in order.
     pub(super) fn ids(&self) -> Vec<WaiterId> {
         self.waiting.keys().map(|rank| WaiterId(rank.arrival)).collect()
