@@ -141,6 +141,9 @@ fn of_account(account: &Account) -> String {
             format!("{name} at {endpoint}: {remaining} of {limit} pulls left{window}{back}{ends}{heard}")
         }
         ("spent", ..) => format!("{name} at {endpoint}: spent{heard}"),
+        _ if account.heard_seconds_ago.is_some() => {
+            format!("{name} at {endpoint}: no limit told so far{heard}")
+        }
         _ => format!("{name} at {endpoint}: nothing known yet"),
     }
 }

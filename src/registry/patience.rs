@@ -13,9 +13,10 @@ const AT_LEAST: Duration = Duration::from_millis(1500);
 
 /// The patience of the client that calls itself `agent`.
 pub(super) fn of(agent: Option<&str>) -> Duration {
-    let agent = agent.unwrap_or_default().to_ascii_lowercase();
-    let is_hasty = HASTY_AGENTS.iter().any(|hasty| agent.starts_with(hasty));
-    if is_hasty { HASTY } else { USUAL }
+    let agent = agent.unwrap_or_default();
+    let begins_with =
+        |name: &&str| agent.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    if HASTY_AGENTS.iter().any(begins_with) { HASTY } else { USUAL }
 }
 
 /// Holds a 429 back until the request has taken a moment.

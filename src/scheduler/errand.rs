@@ -1,8 +1,11 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// How urgent a request is. The order is the order in which they go.
@@ -34,9 +37,17 @@ pub struct Errand {
     patience: Duration,
 }
 
-/// A priority that can rise: somebody joins work that nobody had waited for.
+/// A priority that can rise: somebody joins work that nobody had waited for. Made for each request, of which few wait,
+/// so it is no more than a byte and a list of who waits.
 #[derive(Debug, Clone)]
-pub struct Urgency(watch::Sender<Priority>);
+pub struct Urgency(Arc<Level>);
+
+#[derive(Debug)]
+struct Level {
+    /// The place in [`Priority::ALL`].
+    priority: AtomicU8,
+    raised: Notify,
+}
 
 /// A busy connection or pace is over in this time, as a rule.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -132,21 +143,33 @@ impl Errand {
 
 impl Urgency {
     fn new(priority: Priority) -> Urgency {
-        Urgency(watch::Sender::new(priority))
+        Urgency(Arc::new(Level { priority: AtomicU8::new(priority as u8), raised: Notify::new() }))
     }
 
     /// How urgent it is now.
     pub fn get(&self) -> Priority {
-        *self.0.borrow()
+        Priority::ALL[usize::from(self.0.priority.load(Ordering::SeqCst))]
     }
 
     /// Makes it as urgent as `priority`; never less.
     pub fn raise(&self, priority: Priority) {
-        self.0.send_if_modified(|now| std::mem::replace(now, priority.min(*now)) > priority);
+        if self.0.priority.fetch_min(priority as u8, Ordering::SeqCst) > priority as u8 {
+            self.0.raised.notify_waiters();
+        }
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<Priority> {
-        self.0.subscribe()
+    /// Waits until it is more urgent than `priority`. Cancel-safe.
+    pub(super) async fn rises_above(&self, priority: Priority) -> Priority {
+        loop {
+            let mut raised = pin!(self.0.raised.notified());
+            // From here on no raise is missed.
+            raised.as_mut().enable();
+            let now = self.get();
+            if now < priority {
+                return now;
+            }
+            raised.await;
+        }
     }
 }
 

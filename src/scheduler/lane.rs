@@ -165,8 +165,7 @@ impl Lane {
         deadline: Instant,
         life: &Lifecycle,
     ) -> Answer {
-        let mut urgency = errand.urgency.watch();
-        let priority = *urgency.borrow_and_update();
+        let mut priority = errand.urgency.get();
         let (mut reply, place) = match self.enter(want, errand, priority, life) {
             Entered::Goes(lease) => return Ok(lease),
             Entered::Refused(wait) => return Err(wait),
@@ -177,12 +176,10 @@ impl Lane {
                 biased;
                 answer = &mut reply => return answer.unwrap_or_else(|_| Err(None)),
                 () = tokio::time::sleep_until(deadline) => break,
-                raised = urgency.changed() => {
-                    if raised.is_ok() {
-                        let to = *urgency.borrow_and_update();
-                        self.state().raise(place.id, to);
-                        self.changed.notify_one();
-                    }
+                raised = errand.urgency.rises_above(priority) => {
+                    priority = raised;
+                    self.state().raise(place.id, raised);
+                    self.changed.notify_one();
                 }
             }
         }
@@ -191,7 +188,7 @@ impl Lane {
         if let Ok(answer) = reply.try_recv() {
             return answer;
         }
-        let wait = self.state().look(self, want, *urgency.borrow(), Instant::now()).err();
+        let wait = self.state().look(self, want, priority, Instant::now()).err();
         Err(Some(wait.unwrap_or(Wait::Connection)))
     }
 
