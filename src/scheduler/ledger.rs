@@ -434,3 +434,6 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+use super::*;
+
+#[test]
+fn limits_and_windows_change() {
+    let with = |limit: u64, window: u64, remaining: i64| Told {
+        limit: Some(limit),
+        window: Some(seconds(window)),
+        ..told(remaining)
+    };
+    let mut book = Book::with(10);
+    book.spend(4);
+    assert_eq!(book.hear(with(200, WINDOW, 196)).available(), 196);
+    assert_eq!(book.hear(with(4, WINDOW, 0)).available(), 0);
+    assert_eq!(book.hear(with(3, WINDOW, -1)).available(), 0);
+    assert_eq!(book.hear(with(10, WINDOW, 6)).available(), 6);
+    book.at(10).hear(with(10, 60, 6)).spend(1);
+    assert_eq!(book.outlook([69, 70, 3599, 3600]), [5, 6, 6, 10], "what was spent before keeps its time");
+    book.at(20).hear(with(10, 2 * WINDOW, 5)).spend(1);
+    assert_eq!(book.outlook([70, 3600, 7219, 7220]), [5, 9, 9, 10]);
+}
+
+#[test]
+fn a_remainder_alone_is_a_limit_of_its_own() {
+    let only = |remaining| Told { limit: None, window: None, remaining: Some(remaining), reset: None };
+    let mut book = Book::new();
+    book.spend(1).hear(only(7));
+    assert_eq!(book.ledger.quota(), Quota::Limited { limit: 8, window: PRESUMED_WINDOW });
+    assert_eq!(book.available(), 7);
+    assert_eq!(book.hear(only(3)).available(), 3);
+    assert_eq!(book.hear(only(1_000_000_000)).available(), 8, "no more than was ever known of");
+    assert_eq!(book.hear(only(-2)).available(), 0);
+    let mut book = Book::new();
+    book.hear(only(0));
+    assert_eq!(book.ledger.quota(), Quota::Unknown, "so some write `unlimited`");
+    let mut book = Book::new();
+    book.hear(Told { limit: Some(10), window: None, remaining: None, reset: None }).spend(10);
+    assert_eq!((book.available(), book.back_at(0)), (0, Some(6 * 3600)));
+}
