@@ -379,7 +379,9 @@ impl Ledger {
             self.write_off(used.saturating_sub(counted.saturating_add(missed)));
         }
         self.newest = self.newest.max(Some(sight.at));
-        if let Some(reset) = told.reset {
+        // What was pulled beside the question may be of the time after the reset. And one of 0 is a clock that
+        // goes wrong, since what is whole again is not counted.
+        if let Some(reset) = told.reset.filter(|reset| missed == 0 && !reset.is_zero()) {
             self.debts.iter_mut().for_each(|debt| debt.due = debt.due.min(now + reset));
         }
     }

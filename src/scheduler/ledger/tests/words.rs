@@ -20,6 +20,25 @@ fn limits_and_windows_change() {
 }
 
 #[test]
+fn a_reset_brings_forward_what_it_is_about() {
+    let reset = |remaining, reset| Told { reset: Some(seconds(reset)), ..told(remaining) };
+    let mut book = Book::with(10);
+    book.spend(10).at(100).hear(reset(0, 50));
+    assert_eq!(book.outlook([149, 150]), [0, 10]);
+    assert_eq!(book.hear(reset(0, 5000)).outlook([149, 150]), [0, 10], "it puts nothing off");
+
+    let mut book = Book::with(10);
+    book.spend(5);
+    let sight = book.sight();
+    book.at(100).spend(5).hear_of(Some(reset(5, 10)), sight);
+    assert_eq!(book.outlook([110, 3599]), [0, 0], "five may have been pulled after the reset");
+
+    let mut book = Book::with(10);
+    book.spend(10).hear(reset(0, 0));
+    assert_eq!(book.outlook([0, 3599, 3600]), [0, 0, 10], "whole again now, and nothing left: one is wrong");
+}
+
+#[test]
 fn a_remainder_alone_is_a_limit_of_its_own() {
     let only = |remaining| Told { limit: None, window: None, remaining: Some(remaining), reset: None };
     let mut book = Book::new();
