@@ -168,9 +168,11 @@ impl Ledger {
         self.quota
     }
 
-    /// What of it is worth keeping, in brief: when this changes, the note is out of date.
-    pub(super) fn sum(&self, now: Instant) -> (Quota, u64, bool) {
-        (self.quota, self.used(now), self.rest.is_some())
+    /// What of it is worth keeping, in brief: when this changes, the note is out of date. With when the last pull
+    /// comes back, since a reset brings that forward and changes nothing else.
+    pub(super) fn sum(&self, now: Instant) -> (Quota, u64, Option<Instant>, bool) {
+        let last = self.debts.back().map(|debt| debt.due);
+        (self.quota, self.used(now), last, self.rest.is_some())
     }
 
     pub(super) fn heard(&self) -> Option<Instant> {

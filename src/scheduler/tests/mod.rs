@@ -423,3 +423,19 @@ async fn an_account_that_is_named_is_the_one() {
     let pull = scheduler.pull(HUB, only(Some(1)), &tag(), &client(1)).await.unwrap();
     assert_eq!(pull.as_ref().account(), None, "one is set aside, the other is for other repositories");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reset_brings_forward_goes_to_those_who_wait() {
+    let scheduler = scheduler(|_| {});
+    scheduler.spend(0).await;
+    let errand = client(1);
+    let waits = scheduler.pulls(&errand);
+    tokio::pin!(waits);
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    let begun = Instant::now();
+    let lease = scheduler.question().await.unwrap();
+    lease.answered(lease.send(), Some(&Told { reset: Some(Duration::from_secs(5)), ..told(100, 0) }));
+    drop(lease);
+    assert!(waits.await.is_ok());
+    assert_eq!(begun.elapsed(), Duration::from_secs(5));
+}
