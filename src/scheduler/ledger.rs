@@ -370,8 +370,9 @@ impl Ledger {
         let Some(remaining) = told.remaining else { return };
         let counted = u64::try_from(i128::from(limit) - i128::from(remaining)).unwrap_or(0);
         let missed = sight.open + (self.granted - sight.granted);
-        // What was not sent yet is certainly not counted.
-        let at_least = counted.saturating_add(self.open - self.sent);
+        // What was not sent yet is certainly not counted; and what the first answer counts may all be others'.
+        let uncounted = if known.0.is_none() { missed } else { self.open - self.sent };
+        let at_least = counted.saturating_add(uncounted);
         let is_newest = self.newest.is_none_or(|newest| sight.at >= newest);
         if used < at_least {
             // Before the first answer nobody knows since when.

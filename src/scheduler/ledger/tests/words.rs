@@ -1,6 +1,39 @@
 use super::*;
 
 #[test]
+fn one_at_a_time_until_an_answer_tells() {
+    let mut book = Book::new();
+    assert_eq!((book.ledger.quota(), book.available()), (Quota::Unknown, 1));
+    assert_eq!(book.grant(1).available(), 0);
+    assert_eq!((book.back_at(0), book.ledger.probe_at()), (None, None));
+    assert_eq!(book.settle(false, 1).available(), 1, "it told nothing: the next one may");
+    let sight = book.grant(1).own_sight();
+    book.settle(false, 1).hear_of(None, sight);
+    assert_eq!(book.available(), 1, "nor did this");
+    book.ledger.set_unlimited();
+    assert_eq!((book.ledger.quota(), book.available()), (Quota::Unlimited, u64::MAX));
+    book.grant(3);
+    let sight = book.own_sight();
+    book.at(1).settle(true, 1).hear_of(Some(told(6)), sight);
+    assert_eq!(book.available(), 4, "what it may have missed comes on top of what it counted");
+    let sight = book.settle(true, 2).sight();
+    book.hear_of(None, sight);
+    book.ledger.set_unlimited();
+    assert_eq!(book.available(), 4, "silence is no news once there is a limit");
+}
+
+#[test]
+fn the_first_answer_may_have_missed_what_is_under_way() {
+    let mut book = Book::new();
+    let sight = book.grant(1).sight();
+    book.at(1).hear_of(Some(told(7)), sight);
+    assert_eq!(book.available(), 6, "the pull may not be among the three");
+    let sight = book.own_sight();
+    book.at(2).settle(true, 1).hear_of(Some(told(7)), sight);
+    assert_eq!(book.available(), 7, "it was");
+}
+
+#[test]
 fn limits_and_windows_change() {
     let with = |limit: u64, window: u64, remaining: i64| Told {
         limit: Some(limit),
