@@ -357,21 +357,14 @@ impl Ledger {
     /// have missed.
     fn correct(&mut self, told: &Told, sight: Sight, now: Instant) {
         self.forget_paid(now);
-        let used = self.used(now);
-        let known = match self.quota {
-            Quota::Limited { limit, window } => (Some(limit), Some(window)),
-            Quota::Unknown | Quota::Unlimited => (None, None),
-        };
-        // Nothing left of nobody knows what is no ground to stop: so some write "unlimited".
-        let presumed = || told.remaining.filter(|left| *left > 0).map(|left| left.unsigned_abs() + used);
-        let Some(limit) = told.limit.or(known.0).or_else(presumed) else { return };
-        let window = told.window.or(known.1).unwrap_or(PRESUMED_WINDOW);
-        self.quota = Quota::Limited { limit, window };
+        let is_first = !matches!(self.quota, Quota::Limited { .. });
+        let Some((limit, window)) = self.learn(told, now) else { return };
         let Some(remaining) = told.remaining else { return };
+        let used = self.used(now);
         let counted = u64::try_from(i128::from(limit) - i128::from(remaining)).unwrap_or(0);
         let missed = sight.open + (self.granted - sight.granted);
         // What was not sent yet is certainly not counted; and what the first answer counts may all be others'.
-        let uncounted = if known.0.is_none() { missed } else { self.open - self.sent };
+        let uncounted = if is_first { missed } else { self.open - self.sent };
         let at_least = counted.saturating_add(uncounted);
         let is_newest = self.newest.is_none_or(|newest| sight.at >= newest);
         if used < at_least {
@@ -387,6 +380,26 @@ impl Ledger {
         if let Some(reset) = told.reset.filter(|reset| missed == 0 && !reset.is_zero()) {
             self.debts.iter_mut().for_each(|debt| debt.due = debt.due.min(now + reset));
         }
+    }
+
+    /// Takes over the limit and the window that an answer tells; `None` where nobody knows of a limit still.
+    fn learn(&mut self, told: &Told, now: Instant) -> Option<(u64, Duration)> {
+        let (limit, window) = match self.quota {
+            // Without what remains nothing would correct what is too good, so what is stricter is believed.
+            Quota::Limited { limit, window } if told.remaining.is_none() => {
+                (told.limit.unwrap_or(limit).min(limit), told.window.unwrap_or(window).max(window))
+            }
+            Quota::Limited { limit, window } => (told.limit.unwrap_or(limit), told.window.unwrap_or(window)),
+            Quota::Unknown | Quota::Unlimited => {
+                // Nothing left of nobody knows what is no ground to stop: so some write "unlimited".
+                let left = told.remaining.filter(|left| *left > 0);
+                let limit = told.limit.or_else(|| Some(left?.unsigned_abs() + self.used(now)))?;
+                let window = told.window.unwrap_or(PRESUMED_WINDOW);
+                (limit, window)
+            }
+        };
+        self.quota = Quota::Limited { limit, window };
+        Some((limit, window))
     }
 
     /// Less was spent than was thought: the part that would have come back first came back before.

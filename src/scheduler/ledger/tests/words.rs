@@ -72,6 +72,49 @@ fn a_reset_brings_forward_what_it_is_about() {
 }
 
 #[test]
+fn absurd_words_change_nothing_for_the_worse() {
+    let word = |limit, window: Option<u64>, remaining, reset: Option<u64>| Told {
+        limit,
+        window: window.map(seconds),
+        remaining,
+        reset: reset.map(seconds),
+    };
+    const HUGE: u64 = 999_999_999_999_999;
+    let table = [
+        word(Some(10), None, None, None),
+        word(Some(HUGE), None, None, None),
+        word(Some(HUGE), Some(1), None, None),
+        word(Some(10), Some(1), None, None),
+        word(Some(1), None, None, None),
+        word(Some(10), None, Some(4), None),
+        word(Some(10), None, Some(-10), None),
+        word(Some(10), None, Some(0), Some(0)),
+        word(Some(10), Some(WINDOW), Some(0), Some(31 * 24 * 3600)),
+        word(None, None, Some(4), None),
+        word(None, None, Some(0), None),
+        word(None, None, Some(-1_000_000_000), None),
+        word(None, Some(1), Some(-7), Some(0)),
+        word(None, Some(WINDOW), None, None),
+        word(None, None, None, Some(0)),
+        word(None, None, None, Some(1)),
+        word(None, None, None, None),
+    ];
+    for told in table {
+        let mut good = Book::with(10);
+        good.spend(4).at(10).spend(2);
+        let mut book = Book { ledger: good.ledger.clone(), ..good };
+        book.at(20).hear(told);
+        for second in [20, 21, 100, 3599, 3600, 3609] {
+            let (now, before) = (book.outlook([second]), good.outlook([second]));
+            assert!(now <= before, "{told:?}: {now:?} in place of {before:?} at {second}");
+        }
+        assert!(book.outlook([20 + WINDOW])[0] > 0, "{told:?} blocks it for ever");
+        book.at(30).hear(self::told(4));
+        assert_eq!(book.available(), 4, "{told:?}: a good answer sets it right");
+    }
+}
+
+#[test]
 fn a_remainder_alone_is_a_limit_of_its_own() {
     let only = |remaining| Told { limit: None, window: None, remaining: Some(remaining), reset: None };
     let mut book = Book::new();
