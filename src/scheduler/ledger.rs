@@ -297,13 +297,16 @@ impl Ledger {
             None => told.map_or(FIRST_REST, |_| SHORTEST_REST),
         };
         let wait = match told {
+            Some(told) if is_resting => told,
             Some(told) => told.max(grown.min(FIRST_REST)),
             None => grown.min(LONGEST_REST),
         };
         // By then everything is back, whatever was said.
         let wait = wait.min(self.window());
-        let since = before.filter(|_| is_resting).map_or(now, |rest| rest.since);
-        let until = since + wait;
+        let since = before.as_ref().filter(|_| is_resting).map_or(now, |rest| rest.since);
+        // A word counts from when it is said, and no rest becomes shorter by being told again.
+        let until = if told.is_some() { now + wait } else { since + wait };
+        let until = before.map_or(until, |rest| rest.until.max(until));
         let at_latest = if told.is_some() { until } else { until + wait.max(PATIENCE_WITH_PROBES) };
         self.rest = Some(Rest { since, until, at_latest, contradicted });
     }

@@ -87,6 +87,22 @@ fn how_long_a_rest_is() {
 }
 
 #[test]
+fn many_refused_at_once_are_one_refusal() {
+    let mut book = Book::with(8);
+    book.grant(8).at(1);
+    for _ in 0..8 {
+        book.settle(false, 1).refuse(None, None);
+    }
+    assert_eq!(book.resting(), Some(A_MINUTE));
+    book.at(31).refuse(None, Some(60));
+    assert_eq!(book.resting(), Some(60), "a word counts from when it is said");
+    book.at(32).refuse(None, Some(5));
+    assert_eq!(book.resting(), Some(59), "and the longer one of two");
+    book.at(33).refuse(None, None);
+    assert_eq!(book.resting(), Some(58));
+}
+
+#[test]
 fn a_yes_within_a_no_gives_nothing_back() {
     let mut book = Book::with(3);
     book.at(1).refuse(Some(told(9)), Some(60));
