@@ -228,6 +228,14 @@ impl Lease {
         }
     }
 
+    /// A pull was sent and nothing is known of its answer.
+    fn lose(&self, state: &mut State, bill: &mut Bill, now: Instant) {
+        *bill = Bill::Settled;
+        self.ledger_mut(state).lose(now);
+        state.budget_changed();
+        self.lane.unsaved.notify_one();
+    }
+
     fn update(&self, change: impl FnOnce(&mut State, &mut Bill, Instant)) {
         let mut bill = self.bill.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut self.lane.state(), &mut bill, Instant::now());
@@ -294,9 +302,10 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let kind = self.want.kind;
         self.update(|state, bill, now| {
-            // A request that was sent and of whose answer nothing is known may have been counted.
-            let is_spent = *bill == Bill::Sent;
-            self.settle(state, bill, is_spent, now);
+            match *bill {
+                Bill::Sent => self.lose(state, bill, now),
+                Bill::Free | Bill::Settled => self.settle(state, bill, false, now),
+            }
             state.give_back(kind);
         });
         self.lane.stir();

@@ -95,6 +95,8 @@ pub(super) struct Sight {
 
 /// Where an upstream tells a limit and no window: Docker Hub's, the longest in use.
 const PRESUMED_WINDOW: Duration = Duration::from_secs(6 * 3600);
+/// A request that was given up may be on its way for this long, and be counted in the end.
+pub(super) const AFLOAT: Duration = Duration::from_secs(120);
 /// The longest rest that nobody named.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
 /// After a refusal without any word on how long.
@@ -136,7 +138,7 @@ impl Ledger {
         let mut ledger = Ledger { quota, ..Ledger::new(now) };
         let longest = ledger.window();
         for (left, pulls) in owed {
-            ledger.owe(now + (*left).min(longest), *pulls);
+            ledger.owe(now + (*left).min(longest + AFLOAT), *pulls);
         }
         ledger.rest = rest.map(|left| Rest {
             since: now,
@@ -150,10 +152,10 @@ impl Ledger {
         ledger
     }
 
-    /// What is owed and for how long, open leases as if they were made now.
+    /// What is owed and for how long, open leases as if they were given up now.
     pub(super) fn owed(&self, now: Instant) -> Vec<(Duration, u64)> {
-        let window = self.window();
-        let open = (self.open > 0).then_some((window, self.open));
+        let longest = self.window() + AFLOAT;
+        let open = (self.open > 0).then_some((longest, self.open));
         let debts = self.debts.iter().filter(|debt| debt.due > now);
         debts.map(|debt| (debt.due - now, debt.pulls)).chain(open).collect()
     }
@@ -240,7 +242,8 @@ impl Ledger {
 
     /// What a request sees that is sent now; `own` when it is itself a lease that is out.
     pub(super) fn sight(&self, own: bool, now: Instant) -> Sight {
-        Sight { at: now, open: self.open.saturating_sub(u64::from(own)), granted: self.granted }
+        let open = self.open.saturating_sub(u64::from(own)) + self.afloat(now);
+        Sight { at: now, open, granted: self.granted }
     }
 
     /// A lease is over, which was on its way or not; `spent` unless it is certain that the upstream counted nothing.
@@ -252,6 +255,14 @@ impl Ledger {
             self.owe(now + self.window(), 1);
             *self.burnt.slot(now) += 1;
         }
+        self.watch(now);
+    }
+
+    /// A request that was on its way was given up: it may yet reach the upstream and be counted there.
+    pub(super) fn lose(&mut self, now: Instant) {
+        self.settle(true, false, now);
+        self.owe(now + self.window() + AFLOAT, 1);
+        *self.burnt.slot(now) += 1;
         self.watch(now);
     }
 
@@ -356,6 +367,14 @@ impl Ledger {
         }
     }
 
+    /// What was given up and may be counted later than now: it comes back more than a window from now.
+    fn afloat(&self, now: Instant) -> u64 {
+        let settled = now + self.window();
+        let later = self.debts.iter().rev().take_while(|debt| debt.due > settled);
+        // What was owed by a longer window is back even later.
+        later.filter(|debt| debt.due <= settled + AFLOAT).map(|debt| debt.pulls).sum()
+    }
+
     /// Brings the ledger to what an answer allows: at least what it counts, at most that and all that it may
     /// have missed.
     fn correct(&mut self, told: &Told, sight: Sight, now: Instant) {
@@ -398,11 +417,20 @@ impl Ledger {
                 let left = told.remaining.filter(|left| *left > 0);
                 let limit = told.limit.or_else(|| Some(left?.unsigned_abs() + self.used(now)))?;
                 let window = told.window.unwrap_or(PRESUMED_WINDOW);
+                self.redate(window, now);
                 (limit, window)
             }
         };
         self.quota = Quota::Limited { limit, window };
         Some((limit, window))
+    }
+
+    /// What is owed so far was dated by a window that nobody had named.
+    fn redate(&mut self, window: Duration, now: Instant) {
+        for debt in &mut self.debts {
+            let made = debt.due.checked_sub(PRESUMED_WINDOW).unwrap_or(now);
+            debt.due = made + window;
+        }
     }
 
     /// Less was spent than was thought: the part that would have come back first came back before.

@@ -129,6 +129,22 @@ fn a_pull_comes_back_one_window_after_its_answer() {
 }
 
 #[test]
+fn one_that_was_given_up_may_be_counted_later() {
+    let mut book = Book::with(10);
+    book.grant(1).at(20);
+    let now = book.now();
+    book.ledger.lose(now);
+    assert_eq!(book.outlook([20, 3739, 3740]), [9, 9, 10]);
+    assert_eq!(book.at(139).hear(told(10)).available(), 9, "it may still be on its way");
+    assert_eq!(book.at(140).hear(told(10)).available(), 10);
+    let mut book = Book::new();
+    let now = book.grant(1).now();
+    book.ledger.lose(now);
+    book.at(10).hear(told(10));
+    assert_eq!(book.outlook([10, 3719, 3720]), [9, 9, 10], "by the window that is known by now");
+}
+
+#[test]
 fn what_is_owed_comes_back_part_by_part() {
     let mut book = Book::with(10);
     book.at(0).spend(1).at(10).spend(5).at(20).spend(4);
@@ -275,6 +291,25 @@ fn the_burn_rate_is_that_of_an_hour_and_others_burn_too() {
     assert_eq!(per_hour(&book), 2);
     book.at(7200);
     assert_eq!(per_hour(&book), 0);
+}
+
+#[test]
+fn what_is_kept_is_owed_for_as_long_as_before() {
+    let mut book = Book::with(10);
+    book.spend(2).at(50).spend(3).at(100).grant(1).refuse(None, Some(30));
+    let (owed, rest) = (book.ledger.owed(book.now()), book.ledger.resting(book.now()));
+    let left: Vec<u64> = owed.iter().map(|(left, _)| left.as_secs()).collect();
+    assert_eq!(left, [3500, 3500, 3550, 3550, 3550, 3720], "what is under way is as good as lost");
+    let later = book.start + seconds(1000);
+    let kept = Ledger::restore(book.ledger.quota(), &owed, rest, later);
+    let at = |second: u64| kept.available(later + seconds(second));
+    assert_eq!([0, 29, 30, 3499, 3500, 3550, 3719, 3720].map(at), [0, 0, 4, 4, 6, 9, 9, 10]);
+    assert_eq!(kept.probe_at(), Some(later), "it may have recovered meanwhile");
+    assert_eq!(kept.sight(false, later).open, 1, "what was under way may still arrive");
+    let absurd = [(Duration::MAX, 4), (seconds(5), 3)];
+    let kept = Ledger::restore(book.ledger.quota(), &absurd, Some(Duration::MAX), later);
+    let at = |second: u64| kept.available(later + seconds(second));
+    assert_eq!([5, 3599, 3600, 3720].map(at), [0, 0, 6, 10], "no note blocks it for longer");
 }
 
 proptest! {
