@@ -19,6 +19,8 @@
 mod budget;
 mod errand;
 mod hour;
+#[cfg(test)]
+mod interleavings;
 mod keeping;
 mod lane;
 mod lease;
