@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::Told;
 use super::hour::Hour;
+use super::rest::{Refusal, Rest};
 use crate::backoff::Backoff;
 
 /// The ledger of one account at one endpoint.
@@ -66,18 +67,6 @@ struct Debt {
     pulls: u64,
 }
 
-/// The upstream said no. Nothing is spent until it is over.
-#[derive(Debug, Clone)]
-struct Rest {
-    since: Instant,
-    until: Instant,
-    /// From `until` on a free answer ends it, so that nobody's pull has to find out; from here on it ends by itself,
-    /// for there may be nothing to ask about. Where the upstream said how long (`Retry-After`), that is `until`.
-    at_latest: Instant,
-    /// It said no while its headers said yes: they are not believed until then.
-    contradicted: bool,
-}
-
 /// When a spent account is asked the next time, by a free HEAD.
 #[derive(Debug, Clone)]
 struct Probing {
@@ -97,14 +86,6 @@ pub(super) struct Sight {
 const PRESUMED_WINDOW: Duration = Duration::from_secs(6 * 3600);
 /// A request that was given up may be on its way for this long, and be counted in the end.
 pub(super) const AFLOAT: Duration = Duration::from_secs(120);
-/// The longest rest that nobody named.
-const LONGEST_REST: Duration = Duration::from_secs(3600);
-/// After a refusal without any word on how long.
-const FIRST_REST: Duration = Duration::from_secs(60);
-/// After one that told to come back at once.
-const SHORTEST_REST: Duration = Duration::from_secs(1);
-/// How long probes may take to find out that a rest is over.
-const PATIENCE_WITH_PROBES: Duration = Duration::from_secs(600);
 const FIRST_PROBE: Duration = Duration::from_secs(30);
 const LONGEST_PROBE: Duration = Duration::from_secs(15 * 60);
 /// More than this are joined in pairs: a limit of a million costs no more memory.
@@ -140,12 +121,7 @@ impl Ledger {
         for (left, pulls) in owed {
             ledger.owe(now + (*left).min(longest + AFLOAT), *pulls);
         }
-        ledger.rest = rest.map(|left| Rest {
-            since: now,
-            until: now + left.min(longest),
-            at_latest: now + left.min(longest),
-            contradicted: false,
-        });
+        ledger.rest = rest.map(|left| Rest::restored(left.min(longest), now));
         ledger.watch(now);
         // It may have had hours to recover.
         ledger.probing.iter_mut().for_each(|probing| probing.at = now);
@@ -162,8 +138,7 @@ impl Ledger {
 
     /// What is left of a refusal; nothing where an answer is all that is waited for.
     pub(super) fn resting(&self, now: Instant) -> Option<Duration> {
-        let rest = self.rest.as_ref().filter(|rest| rest.at_latest > now)?;
-        Some(rest.until.saturating_duration_since(now))
+        self.rest.as_ref()?.left(now)
     }
 
     pub(super) fn quota(&self) -> Quota {
@@ -201,7 +176,7 @@ impl Ledger {
 
     /// The earliest moment at which more than `beyond` will be available; `None` where only an answer can tell.
     pub(super) fn back_at(&self, beyond: u64, now: Instant) -> Option<Instant> {
-        let rested = self.rest.as_ref().map_or(now, |rest| rest.at_latest.max(now));
+        let rested = self.rest.as_ref().map_or(now, |rest| rest.at_latest().max(now));
         let Quota::Limited { limit, .. } = self.quota else {
             return (rested > now).then_some(rested);
         };
@@ -272,13 +247,7 @@ impl Ledger {
         if let Some(told) = told {
             self.correct(told, sight, now);
         }
-        let is_over = |rest: &Rest| {
-            let is_later = sight.at >= rest.since;
-            let allows = told.is_none_or(|told| told.remaining.is_none_or(|left| left > 0));
-            let speaks = told.is_some_and(Told::is_usable) && !rest.contradicted;
-            is_later && allows && (speaks || now >= rest.until)
-        };
-        self.rest = self.rest.take().filter(|rest| !is_over(rest));
+        self.rest = self.rest.take().filter(|rest| !rest.ends_by(told, sight.at, now));
         self.heard = Some(now);
         self.watch(now);
     }
@@ -292,34 +261,11 @@ impl Ledger {
         }
         let is_known = left.is_some_and(|left| left <= 0) && self.available(now) == 0;
         if !is_known || retry_after.is_some() {
-            self.rest(retry_after, left.is_some_and(|left| left > 0), now);
+            let contradicted = left.is_some_and(|left| left > 0);
+            let refusal = Refusal { retry_after, contradicted, window: self.window() };
+            self.rest = Some(Rest::after(self.rest.take(), refusal, now));
         }
         self.watch(now);
-    }
-
-    /// Rests for as long as it was told; where it was not told, or to come back at once, longer each time that it is
-    /// still no. What was sent together is refused together, and counts once.
-    fn rest(&mut self, told: Option<Duration>, contradicted: bool, now: Instant) {
-        let before = self.rest.take();
-        let is_resting = before.as_ref().is_some_and(|rest| rest.until > now);
-        let grown = match &before {
-            Some(rest) if is_resting => rest.until - rest.since,
-            Some(rest) => (rest.until - rest.since) * 2,
-            None => told.map_or(FIRST_REST, |_| SHORTEST_REST),
-        };
-        let wait = match told {
-            Some(told) if is_resting => told,
-            Some(told) => told.max(grown.min(FIRST_REST)),
-            None => grown.min(LONGEST_REST),
-        };
-        // By then everything is back, whatever was said.
-        let wait = wait.min(self.window());
-        let since = before.as_ref().filter(|_| is_resting).map_or(now, |rest| rest.since);
-        // A word counts from when it is said, and no rest becomes shorter by being told again.
-        let until = if told.is_some() { now + wait } else { since + wait };
-        let until = before.map_or(until, |rest| rest.until.max(until));
-        let at_latest = if told.is_some() { until } else { until + wait.max(PATIENCE_WITH_PROBES) };
-        self.rest = Some(Rest { since, until, at_latest, contradicted });
     }
 
     /// When it is to be asked by a free HEAD; `None` while it has something left.

@@ -30,6 +30,7 @@ mod outlook;
 mod pace;
 mod queue;
 mod refused;
+mod rest;
 mod spenders;
 #[cfg(test)]
 mod tests;
