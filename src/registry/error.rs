@@ -177,59 +177,40 @@ fn upstream_told(kind: Kind, error: &upstream::Error) -> Told {
 /// No request was sent. 429 where waiting helps and a budget is what is missing; 503 for what is over in a moment,
 /// since containerd repeats a 429 at once; 502 where the operator has to do something.
 fn refused_told(refused: &Refused) -> Told {
-    let told = |status, code, text: String, reason| Told {
-        status,
-        code,
-        text,
-        reason,
-        retry_after: refused.retry_after(),
-    };
-    match refused {
-        Refused::Busy { .. } => told(
-            StatusCode::SERVICE_UNAVAILABLE,
-            ErrorCode::Unavailable,
-            format!("{refused}; try again, or raise `max_connections` or `requests_per_second`"),
-            "busy",
-        ),
-        Refused::Learning { .. } | Refused::Crowded { .. } => told(
-            StatusCode::SERVICE_UNAVAILABLE,
-            ErrorCode::Unavailable,
-            format!("{refused}; try again"),
-            "busy",
-        ),
-        Refused::Spent { registry, account, until } => told(
-            StatusCode::TOO_MANY_REQUESTS,
-            ErrorCode::TooManyRequests,
-            format!(
+    use ErrorCode::{TooManyRequests, Unavailable};
+    let (status, code, text, reason) = match refused {
+        Refused::Busy { .. } => {
+            let text = format!("{refused}; try again, or raise `max_connections` or `requests_per_second`");
+            (StatusCode::SERVICE_UNAVAILABLE, Unavailable, text, "busy")
+        }
+        Refused::Learning { .. } | Refused::Crowded { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, Unavailable, format!("{refused}; try again"), "busy")
+        }
+        Refused::Spent { registry, account, until } => {
+            let text = format!(
                 "the pull limit of {registry} is spent and this is not in the cache; {} has pulls again at about {} \
                  UTC. Try again then, or give this mirror an account with more",
                 whose(account),
                 clock_time(lifecycle::now() + *until)
-            ),
-            "spent",
-        ),
-        Refused::Paused { .. } => told(
-            StatusCode::TOO_MANY_REQUESTS,
-            ErrorCode::TooManyRequests,
-            format!("{refused}; try again later"),
-            "paused",
-        ),
-        Refused::Aside { account, registry, .. } => told(
-            StatusCode::BAD_GATEWAY,
-            ErrorCode::Unavailable,
-            format!(
+            );
+            (StatusCode::TOO_MANY_REQUESTS, TooManyRequests, text, "spent")
+        }
+        Refused::Paused { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, TooManyRequests, format!("{refused}; try again later"), "paused")
+        }
+        Refused::Aside { account, registry, .. } => {
+            let text = format!(
                 "this mirror could not log in to {registry} as `{account}`; its log says why (`tidelock check --online` \
                  tests the accounts)"
-            ),
-            "login",
-        ),
-        Refused::Nobody { .. } => told(
-            StatusCode::BAD_GATEWAY,
-            ErrorCode::Unavailable,
-            format!("{refused}, and `anonymous = \"never\"` stands in the configuration"),
-            "login",
-        ),
-    }
+            );
+            (StatusCode::BAD_GATEWAY, Unavailable, text, "login")
+        }
+        Refused::Nobody { .. } => {
+            let text = format!("{refused}, and `anonymous = \"never\"` stands in the configuration");
+            (StatusCode::BAD_GATEWAY, Unavailable, text, "login")
+        }
+    };
+    Told { status, code, text, reason, retry_after: refused.retry_after() }
 }
 
 fn whose(account: &str) -> String {
