@@ -28,6 +28,9 @@ struct Work<T> {
     urgency: Urgency,
 }
 
+/// How often an asker begins again who is not content with what came of others' work.
+const MOST_TRIES: usize = 3;
+
 type Pending<T> = watch::Receiver<Option<T>>;
 
 /// Takes the entry out when the work ends, also by a panic.
@@ -55,6 +58,27 @@ where
         let (mut outcome, role) = self.join(key, errand, work);
         let outcome = outcome.wait_for(Option::is_some).await.ok()?.clone();
         outcome.map(|outcome| (outcome, role))
+    }
+
+    /// The same for whoever is not content with an outcome of others' work that is `theirs` alone: then it is done
+    /// anew, a few times at most.
+    pub async fn insist<F>(
+        &self,
+        key: K,
+        errand: &Errand,
+        work: impl Fn() -> F,
+        theirs: impl Fn(&T) -> bool,
+    ) -> Option<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        for _ in 1..MOST_TRIES {
+            match self.call(key.clone(), errand, &work).await? {
+                (outcome, Role::Follow) if theirs(&outcome) => {}
+                (outcome, _) => return Some(outcome),
+            }
+        }
+        self.call(key, errand, work).await.map(|(outcome, _)| outcome)
     }
 
     /// Begins `work` for `key` unless it is under way, and waits for nothing.

@@ -19,6 +19,8 @@ enum Boarded {
     /// It was fetched through another repository, or with a size that somebody had made up: whatever came of
     /// that says nothing about this request.
     Elsewhere,
+    /// It was refused to somebody else, who may have been held less, or for longer by now.
+    Refused(Error),
 }
 
 /// How often a flight through another repository may fail before this request goes its own way.
@@ -30,6 +32,7 @@ impl Mirror {
     /// # Errors
     /// [`Error`]; nothing was promised to the client by then.
     pub async fn blob(&self, target: &Target, digest: &Digest, errand: &Errand) -> Result<BlobAnswer, Error> {
+        let mut refused = None;
         for _ in 0..MOST_TRIES {
             if let Some(answer) = self.0.cached_blob(target, digest, errand).await? {
                 return Ok(answer);
@@ -39,8 +42,12 @@ impl Mirror {
             match self.0.board(target, digest, errand).await? {
                 Boarded::Coming(answer) => return Ok(answer),
                 Boarded::NoRoom => return self.0.pass_through(target, digest, errand).await,
-                Boarded::Elsewhere => {}
+                Boarded::Elsewhere => refused = None,
+                Boarded::Refused(error) => refused = Some(error),
             }
+        }
+        if let Some(error) = refused {
+            return Err(error);
         }
         // Others come before us again and again, and in vain: what they found says nothing about us.
         self.0.pass_through(target, digest, errand).await
@@ -130,9 +137,8 @@ impl Inner {
             }
             // Another repository's flight left it just now: the next look into the store finds it (I5).
             Err(flight::Error::Unproven) => Ok(Boarded::Elsewhere),
-            // Whoever began it may have been held less, or for longer by now.
-            Err(flight::Error::Upstream(upstream::Error::Refused(_))) if role == Role::Follow => {
-                Ok(Boarded::Elsewhere)
+            Err(flight::Error::Upstream(error @ upstream::Error::Refused(_))) if role == Role::Follow => {
+                Ok(Boarded::Refused(Error::Upstream(error)))
             }
             Err(error) => self.failed(target, digest, &source, error).await,
         }

@@ -115,8 +115,10 @@ impl Inner {
 
     async fn check(self: &Arc<Self>, target: &Target, name: &Name, errand: &Errand) -> Checked {
         let key = (target.repository.clone(), name.clone());
-        let checked = self.checks.call(key, errand, || self.check_now(target, name, errand)).await;
-        checked.map_or_else(|| Checked::Failed(super::given_up()), |(checked, _)| checked)
+        let is_refused = |checked: &Checked| matches!(checked, Checked::Failed(error) if error.is_refusal());
+        let checked =
+            self.checks.insist(key, errand, || self.check_now(target, name, errand), is_refused).await;
+        checked.unwrap_or_else(|| Checked::Failed(super::given_up()))
     }
 
     /// With something to fall back on, an upstream that hangs is not waited for to the end of its time limits:

@@ -127,7 +127,7 @@ impl Inner {
             }
             self.may_ask(target, &Subject::Manifest(*digest)).await?;
             let (inner, own, wanted, on) = (Arc::clone(self), target.clone(), *digest, errand.clone());
-            let key = (*digest, party.take());
+            let key = (*digest, party.clone());
             let fetched = self.manifests.call(key, errand, || inner.fetch(own, wanted, on));
             let (Fetched { source, outcome }, role) = fetched.await.ok_or_else(super::given_up)?;
             // Whoever began it may have been held less, or for longer by now.
@@ -139,7 +139,9 @@ impl Inner {
             }
             // Fetched, or not, through another repository, or refused to somebody else: that says nothing about this
             // request.
-            party = Some(target.repository.clone());
+            if source != target.repository {
+                party = Some(target.repository.clone());
+            }
             refused = outcome.err().filter(Error::is_refusal).unwrap_or(refused);
         }
         Err(refused)

@@ -136,10 +136,11 @@ impl Mirror {
     }
 
     /// What a client is told who was kept waiting for `patience` and will not wait longer: for budget, where it is a
-    /// manifest and that is what is missing. What it asked for goes on being fetched.
+    /// manifest and a pull waits for that. What it asked for goes on being fetched.
     pub fn out_of_patience(&self, target: &Target, kind: Kind, patience: Duration) -> Error {
-        let payer = self.0.scheduler.payer(target.upstream, &target.repository.name);
-        let refused = payer.err().filter(|_| kind == Kind::Manifest);
+        let wants_manifest = kind == Kind::Manifest;
+        let held = || self.0.scheduler.held_up(target.upstream, &target.repository.name);
+        let refused = wants_manifest.then(held).flatten();
         let endpoint = target.repository.registry.to_string();
         let timed_out = upstream::Error::TimedOut { endpoint, after: patience };
         Error::Upstream(refused.map_or(timed_out, upstream::Error::Refused))
@@ -171,19 +172,23 @@ impl Inner {
     ) -> Result<Link, Error> {
         let subject = if is_manifest { Subject::Manifest(*digest) } else { Subject::Blob(*digest) };
         self.may_ask(target, &subject).await?;
-        let (inner, target, digest, on) = (Arc::clone(self), target.clone(), *digest, errand.clone());
         let key = (target.repository.clone(), subject.clone());
-        let work = move || async move {
-            // That a repository has a blob of this digest does not make it a manifest there.
-            if let Some(link) = inner.proof(&target, &digest).filter(|link| link.is_manifest || !is_manifest)
-            {
-                return Ok(link);
+        let work = || {
+            let (inner, target, digest, errand) = (Arc::clone(self), target.clone(), *digest, errand.clone());
+            let subject = subject.clone();
+            async move {
+                // That a repository has a blob of this digest does not make it a manifest there.
+                let known = inner.proof(&target, &digest);
+                if let Some(link) = known.filter(|link| link.is_manifest || !is_manifest) {
+                    return Ok(link);
+                }
+                let outcome = inner.ask_for_proof(&target, &digest, is_manifest, &errand).await;
+                inner.note_absence(&target, subject, outcome).await
             }
-            let outcome = inner.ask_for_proof(&target, &digest, is_manifest, &on).await;
-            inner.note_absence(&target, subject, outcome).await
         };
-        let outcome = self.proofs.call(key, errand, work).await;
-        outcome.map_or_else(|| Err(given_up()), |(outcome, _)| outcome)
+        let is_refused = |outcome: &Result<Link, Error>| outcome.as_ref().is_err_and(Error::is_refusal);
+        let outcome = self.proofs.insist(key, errand, work, is_refused).await;
+        outcome.unwrap_or_else(|| Err(given_up()))
     }
 
     async fn ask_for_proof(

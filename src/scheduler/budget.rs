@@ -76,6 +76,8 @@ pub(super) struct Blocked {
     pub(super) by: Obstacle,
     /// When that may be over; `None` where only an answer can tell.
     pub(super) until: Option<Instant>,
+    /// When an account that is set aside may try again, which may be of help.
+    aside: Option<Instant>,
 }
 
 /// What stands in the way.
@@ -83,6 +85,8 @@ pub(super) struct Blocked {
 pub(super) enum Obstacle {
     /// The account whose budget comes back first has nothing left.
     Spent {
+        /// At this endpoint.
+        door: usize,
         /// Its purse.
         purse: usize,
     },
@@ -149,12 +153,14 @@ impl Budget {
                 Ok(choice) => return Ok(choice),
                 // What ends first counts.
                 Err(other) => {
-                    let is_sooner = blocked.as_ref().is_none_or(|known| other.sooner_than(known));
-                    blocked = if is_sooner { Some(other) } else { blocked };
+                    blocked = Some(match blocked {
+                        Some(known) => known.or(other),
+                        None => other,
+                    })
                 }
             }
         }
-        Err(blocked.unwrap_or(Blocked { by: Obstacle::Nobody, until: None }))
+        Err(blocked.unwrap_or(Blocked::by(Obstacle::Nobody)))
     }
 
     fn choose_at(
@@ -165,24 +171,32 @@ impl Budget {
         now: Instant,
     ) -> Result<Choice, Blocked> {
         if let Some(until) = self.doors[door].paused_until.filter(|until| *until > now) {
-            return Err(Blocked { by: Obstacle::Paused, until: Some(until) });
+            return Err(Blocked::until(Obstacle::Paused, until));
         }
         if let Some(only) = want.only {
             let purse = self.purses.iter().position(|purse| purse.account == only.account);
             let choice = purse.map(|purse| Choice { door, purse, metered: false });
-            return choice.ok_or(Blocked { by: Obstacle::Nobody, until: None });
+            return choice.ok_or(Blocked::by(Obstacle::Nobody));
         }
         let candidates = self.candidates(door, want, now);
-        let Some(first) = candidates.first().copied() else { return Err(self.nobody(door, want, now)) };
+        if candidates.is_empty() {
+            return Err(self.nobody(door, want, now));
+        }
         let paying = self.paying(door, &candidates, priority, now);
         let is_free = want.kind != Kind::Pull || self.doors[door].unmetered.contains(&want.repository);
         // Free or not: an account that was refused is not pulled on.
         let ledgers = &self.doors[door].ledgers;
-        let may_ask = |purse: usize| want.kind != Kind::Pull || ledgers[purse].resting(now).is_none();
-        match paying {
-            Some(purse) => Ok(Choice { door, purse, metered: !is_free }),
-            None if is_free && may_ask(first) => Ok(Choice { door, purse: first, metered: false }),
-            None => Err(self.spent(door, &candidates, priority, now)),
+        let may_ask = |purse: &usize| want.kind != Kind::Pull || ledgers[*purse].resting(now).is_none();
+        if let Some(purse) = paying {
+            return Ok(Choice { door, purse, metered: !is_free });
+        }
+        match candidates.iter().copied().find(may_ask).filter(|_| is_free) {
+            Some(purse) => Ok(Choice { door, purse, metered: false }),
+            None => {
+                let blocked = candidates.iter().map(|purse| self.spent(door, *purse, is_free, priority, now));
+                let blocked = blocked.reduce(Blocked::or).expect("there is a candidate");
+                Err(Blocked { aside: self.aside(door, want, now).map(|(until, _)| until), ..blocked })
+            }
         }
     }
 
@@ -225,31 +239,30 @@ impl Budget {
         }
     }
 
-    /// Which of the candidates is the first to have something again.
-    fn spent(&self, door: usize, candidates: &[usize], priority: Priority, now: Instant) -> Blocked {
-        let ledgers = &self.doors[door].ledgers;
-        let blocked = candidates.iter().map(|purse| {
-            let ledger = &ledgers[*purse];
-            let beyond = match ledger.quota() {
-                Quota::Limited { limit, .. } => self.reserved(limit, priority),
-                Quota::Unknown | Quota::Unlimited => 0,
-            };
-            let is_learning = ledger.quota() == Quota::Unknown && ledger.resting(now).is_none();
-            let by = if is_learning { Obstacle::Learning } else { Obstacle::Spent { purse: *purse } };
-            Blocked { by, until: ledger.back_at(beyond, now) }
-        });
-        let first = blocked.reduce(|one, other| if other.sooner_than(&one) { other } else { one });
-        first.expect("there is a candidate")
+    /// When an account has something again; for what is free, when it may be asked.
+    fn spent(&self, door: usize, purse: usize, is_free: bool, priority: Priority, now: Instant) -> Blocked {
+        let ledger = &self.doors[door].ledgers[purse];
+        let beyond = match ledger.quota() {
+            Quota::Limited { limit, .. } => self.reserved(limit, priority),
+            Quota::Unknown | Quota::Unlimited => 0,
+        };
+        let is_learning = ledger.quota() == Quota::Unknown && ledger.resting(now).is_none();
+        let by = if is_learning { Obstacle::Learning } else { Obstacle::Spent { door, purse } };
+        let until = if is_free { Some(ledger.rested_at(now)) } else { ledger.back_at(beyond, now) };
+        Blocked { by, until, aside: None }
     }
 
     fn nobody(&self, door: usize, want: &Want, now: Instant) -> Blocked {
+        self.aside(door, want, now).map_or(Blocked::by(Obstacle::Nobody), |(until, purse)| {
+            Blocked::until(Obstacle::Aside { door, purse }, until)
+        })
+    }
+
+    /// The first account for it that is set aside and may try again, and when.
+    fn aside(&self, door: usize, want: &Want, now: Instant) -> Option<(Instant, usize)> {
         let logins = self.purses.iter().zip(&self.doors[door].logins).enumerate();
-        let asides = logins.filter(|(_, (purse, _))| purse.is_for(want));
-        let first = asides.filter_map(|(index, (_, login))| Some((login.aside.as_ref()?.until, index))).min();
-        match first.filter(|(until, _)| *until > now) {
-            Some((until, purse)) => Blocked { by: Obstacle::Aside { door, purse }, until: Some(until) },
-            None => Blocked { by: Obstacle::Nobody, until: None },
-        }
+        let asides = logins.filter(|(_, (purse, login))| purse.is_for(want) && login.is_aside(now));
+        asides.filter_map(|(index, (_, login))| Some((login.aside.as_ref()?.until, index))).min()
     }
 
     /// Whether any account is meant for `repository`.
@@ -342,11 +355,27 @@ impl Login {
 }
 
 impl Blocked {
-    fn sooner_than(&self, other: &Blocked) -> bool {
-        match (self.until, other.until) {
-            (Some(one), Some(two)) => one < two,
-            (one, two) => one.is_some() && two.is_none(),
-        }
+    fn by(by: Obstacle) -> Blocked {
+        Blocked { by, until: None, aside: None }
+    }
+
+    fn until(by: Obstacle, until: Instant) -> Blocked {
+        Blocked { until: Some(until), ..Blocked::by(by) }
+    }
+
+    /// Of two ways that are blocked the one that may be free sooner.
+    fn or(self, other: Blocked) -> Blocked {
+        let is_sooner = match (self.until, other.until) {
+            (Some(one), Some(two)) => two < one,
+            (one, two) => one.is_none() && two.is_some(),
+        };
+        let aside = self.aside.into_iter().chain(other.aside).min();
+        Blocked { aside, ..if is_sooner { other } else { self } }
+    }
+
+    /// When it is worth another look without any answer.
+    pub(super) fn over_at(&self) -> Option<Instant> {
+        self.until.into_iter().chain(self.aside).min()
     }
 }
 

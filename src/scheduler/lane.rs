@@ -183,13 +183,15 @@ impl Lane {
                 }
             }
         }
-        // What comes back at this very moment may be for it.
-        self.dispatch();
+        let look = self.state().look(self, want, priority, Instant::now());
+        if look.is_ok() {
+            // What comes back at this very moment may be for it.
+            self.dispatch();
+        }
         if let Ok(answer) = reply.try_recv() {
             return answer;
         }
-        let wait = self.state().look(self, want, priority, Instant::now()).err();
-        Err(Some(wait.unwrap_or(Wait::Connection)))
+        Err(Some(look.err().unwrap_or(Wait::Connection)))
     }
 
     /// Goes at once where nobody is before it, else takes its place in the queue.
@@ -290,6 +292,16 @@ impl Lane {
         sleep
     }
 
+    /// What pulls of `repository` wait for; `None` where none waits for budget.
+    pub(super) fn held_up(&self, repository: &RepositoryName) -> Option<Refused> {
+        let (state, now) = (self.state(), Instant::now());
+        let is_held =
+            |waiter: &&Waiter| waiter.want.kind == Kind::Pull && waiter.want.repository == *repository;
+        let waiter = state.queue.contents().find(is_held)?;
+        let blocked = state.budget.choose(&waiter.want, Priority::Foreground, now).err()?;
+        Some(state.budget.refusal(&self.registry, &blocked, now).0)
+    }
+
     /// Why a request was not let go, in words for whoever asked.
     fn refusal(&self, wait: Option<Wait>, waited: Duration) -> Refused {
         let now = Instant::now();
@@ -336,7 +348,7 @@ impl State {
 
     /// What becomes of a waiter now.
     fn turn(&mut self, lane: &Lane, id: WaiterId, now: Instant) -> Turn {
-        let later = |blocked: &Blocked| Turn::Later(blocked.until.unwrap_or(now + LONGEST_SLEEP));
+        let later = |blocked: &Blocked| Turn::Later(blocked.over_at().unwrap_or(now + LONGEST_SLEEP));
         let Some((priority, waiter)) = self.queue.get(id) else { return Turn::Later(now + LONGEST_SLEEP) };
         if let Some((version, blocked)) = &waiter.blocked
             && *version == self.version
@@ -362,7 +374,7 @@ impl State {
         self.queue.raise(id, to);
     }
 
-    /// The budget is another one now.
+    /// The budget is another one now, and may allow what it did not before.
     pub(super) fn budget_changed(&mut self) {
         self.version += 1;
     }
@@ -378,7 +390,6 @@ impl State {
         self.connections += 1;
         self.transfers += usize::from(want.kind == Kind::Transfer);
         if choice.metered {
-            self.budget_changed();
             self.budget.doors[choice.door].ledgers[choice.purse].grant(now);
         }
         let account = self.budget.purses[choice.purse].account;
@@ -400,7 +411,7 @@ impl Blocked {
 
     /// Whether it is not over by itself before `then`.
     fn outlasts(&self, then: Instant) -> bool {
-        self.until.is_none_or(|until| until > then)
+        self.over_at().is_none_or(|until| until > then)
     }
 }
 

@@ -197,6 +197,7 @@ impl Lease {
             }
         });
         if is_news {
+            self.lane.stir();
             tracing::info!(registry = self.lane.registry, account = self.name(), "an account logs in again");
         }
     }
@@ -275,7 +276,10 @@ impl Pull {
         lease.update(|state, bill, now| {
             lease.settle(state, bill, told.is_some(), now);
             lease.hear(state, told, sent, now);
-            state.subjects[lease.choice.purse] = Some(self.subject());
+            // Images whose publisher pays tell nothing of the quota, so a probe has to ask about another one.
+            if told.is_some() {
+                state.subjects[lease.choice.purse] = Some(self.subject());
+            }
             state.spenders.count(lease.client, &lease.want.repository, now);
         });
         lease.lane.stir();

@@ -174,9 +174,25 @@ impl Ledger {
         owed.fold(self.open, |sum, debt| sum.saturating_add(debt.pulls))
     }
 
-    /// The earliest moment at which more than `beyond` will be available; `None` where only an answer can tell.
+    /// The earliest moment at which more than `beyond` will be available by itself; `None` where only an answer can
+    /// tell.
     pub(super) fn back_at(&self, beyond: u64, now: Instant) -> Option<Instant> {
-        let rested = self.rest.as_ref().map_or(now, |rest| rest.at_latest().max(now));
+        self.back_after(self.rested_at(now), beyond, now)
+    }
+
+    /// When something will be available as far as can be expected: a rest is ended by the first answer that allows it,
+    /// and it is asked for one.
+    pub(super) fn expected_at(&self, now: Instant) -> Option<Instant> {
+        let rested = self.resting(now).map_or(now, |left| now + left.max(FIRST_PROBE * 2));
+        self.back_after(rested.min(self.rested_at(now)), 0, now)
+    }
+
+    /// When its rest is over by itself.
+    pub(super) fn rested_at(&self, now: Instant) -> Instant {
+        self.rest.as_ref().map_or(now, |rest| rest.at_latest().max(now))
+    }
+
+    fn back_after(&self, rested: Instant, beyond: u64, now: Instant) -> Option<Instant> {
         let Quota::Limited { limit, .. } = self.quota else {
             return (rested > now).then_some(rested);
         };
@@ -246,9 +262,12 @@ impl Ledger {
     pub(super) fn hear(&mut self, told: Option<&Told>, sight: Sight, now: Instant) {
         if let Some(told) = told {
             self.correct(told, sight, now);
+            self.heard = Some(now);
         }
-        self.rest = self.rest.take().filter(|rest| !rest.ends_by(told, sight.at, now));
-        self.heard = Some(now);
+        // Without a word an answer of a limited account is about an image whose publisher pays.
+        if told.is_some() || !matches!(self.quota, Quota::Limited { .. }) {
+            self.rest = self.rest.take().filter(|rest| !rest.ends_by(told, sight.at, now));
+        }
         self.watch(now);
     }
 

@@ -225,10 +225,10 @@ impl Want {
         Want { only: Some(Only { door: endpoint, account }), ..self.clone() }
     }
 
-    /// The same, of the endpoints behind the first `from` only.
+    /// The same, of the endpoints behind the first `from` only. What an account could not do before it may there.
     #[must_use]
     pub fn from(&self, from: usize) -> Want {
-        Want { from, ..self.clone() }
+        Want { from, only_accounts: false, without: Vec::new(), ..self.clone() }
     }
 
     /// The same, but not without an account.

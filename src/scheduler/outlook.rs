@@ -118,6 +118,11 @@ impl Scheduler {
             Err(blocked) => Err(budget.refusal(&lane.registry, &blocked, now).0),
         }
     }
+
+    /// What pulls of `repository` that clients wait for are held up by; `None` where none is.
+    pub fn held_up(&self, upstream: UpstreamId, repository: &RepositoryName) -> Option<Refused> {
+        self.lane(upstream).held_up(repository)
+    }
 }
 
 impl Lane {

@@ -66,7 +66,7 @@ impl<T> Queue<T> {
 
     /// Takes a waiter out, whether it goes or goes away.
     pub(super) fn remove(&mut self, id: WaiterId, goes: bool) -> Option<T> {
-        let (rank, waiter) = self.take(id)?;
+        let (rank, waiter) = self.take(id, goes)?;
         if goes {
             let class = &mut self.classes[rank.priority as usize];
             class.served = class.served.max(rank.place);
@@ -79,7 +79,7 @@ impl<T> Queue<T> {
         if self.ranks.get(&id).is_none_or(|rank| rank.priority <= to) {
             return;
         }
-        if let Some((_, waiter)) = self.take(id) {
+        if let Some((_, waiter)) = self.take(id, false) {
             self.insert(id, to, waiter);
         }
     }
@@ -108,6 +108,11 @@ impl<T> Queue<T> {
         self.waiting.keys().map(|rank| WaiterId(rank.arrival)).collect()
     }
 
+    /// What is kept of them, in order.
+    pub(super) fn contents(&self) -> impl Iterator<Item = &T> {
+        self.waiting.values().map(|waiter| &waiter.content)
+    }
+
     /// How urgent they are, in order.
     pub(super) fn priorities(&self) -> impl Iterator<Item = Priority> {
         self.waiting.keys().map(|rank| rank.priority)
@@ -123,12 +128,16 @@ impl<T> Queue<T> {
         self.waiting.insert(rank, waiter);
     }
 
-    fn take(&mut self, id: WaiterId) -> Option<(Rank, Waiter<T>)> {
+    fn take(&mut self, id: WaiterId, goes: bool) -> Option<(Rank, Waiter<T>)> {
         let rank = self.ranks.remove(&id)?;
         let waiter = self.waiting.remove(&rank)?;
         let clients = &mut self.classes[rank.priority as usize].clients;
-        if let Some((_, count)) = clients.get_mut(&waiter.client) {
+        if let Some((last, count)) = clients.get_mut(&waiter.client) {
             *count -= 1;
+            if !goes && rank.place == *last {
+                // Whoever goes away at the end of a line makes it no longer for its client's next request.
+                *last -= 1;
+            }
             if *count == 0 {
                 // Its next request begins at the head of the line again.
                 clients.remove(&waiter.client);
@@ -181,6 +190,21 @@ mod tests {
         queue.push(Priority::Foreground, client(2), "laptop");
         let order = served(&mut queue);
         assert!(order.iter().position(|content| *content == "laptop").unwrap() <= 1, "{order:?}");
+    }
+
+    #[test]
+    fn who_goes_away_does_not_hold_back_its_client() {
+        let mut queue = Queue::new();
+        queue.push(Priority::Foreground, client(1), "stays");
+        for _ in 0..100 {
+            let gone = queue.push(Priority::Foreground, client(1), "goes away");
+            queue.remove(gone, false);
+        }
+        for content in ["farm 1", "farm 2", "farm 3"] {
+            queue.push(Priority::Foreground, client(2), content);
+        }
+        queue.push(Priority::Foreground, client(1), "comes again");
+        assert_eq!(served(&mut queue), ["stays", "farm 1", "farm 2", "comes again", "farm 3"]);
     }
 
     #[test]

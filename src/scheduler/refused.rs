@@ -17,7 +17,7 @@ pub enum Refused {
         connections: usize,
     },
     /// Until the first pull is answered nobody knows how many are left, and it was not in time.
-    #[error("waited in vain for the first answer of {registry}, which tells how many pulls are left")]
+    #[error("the first answer of {registry}, which tells how many pulls are left, is still awaited")]
     Learning {
         /// The upstream.
         registry: String,
@@ -94,9 +94,10 @@ impl Budget {
         let registry = registry.to_owned();
         let left = |until: Option<Instant>| until.map(|until| until.saturating_duration_since(now));
         match blocked.by {
-            Obstacle::Spent { purse } => {
-                let probes = self.doors.iter().filter_map(|door| door.ledgers[purse].probe_at());
-                let until = left(blocked.until.or(probes.min())).unwrap_or(PERHAPS);
+            Obstacle::Spent { door, purse } => {
+                let ledger = &self.doors[door].ledgers[purse];
+                let known = blocked.until.into_iter().chain(ledger.expected_at(now)).min();
+                let until = left(known.or(ledger.probe_at())).unwrap_or(PERHAPS);
                 let account = self.purses[purse].name.clone();
                 (Refused::Spent { registry, account, until }, Reason::Spent)
             }

@@ -92,7 +92,7 @@ impl Reader<'_> {
         let limited = || families.iter().find(|told| told.limit.is_some() && !self.lost);
         let first = counted.or_else(limited)?;
         let told = families.iter().fold(*first, filled);
-        Some(Told { remaining: told.remaining.map(|left| self.bounded(left, told.limit)), ..told })
+        Some(Told { remaining: told.remaining.and_then(|left| self.bounded(left, told.limit)), ..told })
     }
 
     /// Docker Hub's family and the `X-` one: a header for each value.
@@ -181,15 +181,17 @@ impl Reader<'_> {
         left
     }
 
-    /// What remains, between owing the whole limit and having all of it.
-    fn bounded(&mut self, left: i64, limit: Option<u64>) -> i64 {
+    /// What remains, no further below nothing than the limit. More than the limit would give back what is spent.
+    fn bounded(&mut self, left: i64, limit: Option<u64>) -> Option<i64> {
         let most = limit.map_or(FARTHEST, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
         if left > most && limit.is_some() {
             self.note("remaining above the limit");
-        } else if left > most || left < -most {
+            return None;
+        }
+        if left > most || left < -most {
             self.note(BEYOND_BOUNDS);
         }
-        left.clamp(-most, most)
+        Some(left.clamp(-most, most))
     }
 
     fn window(&mut self, item: &Item<'_>) -> Option<Duration> {
@@ -423,7 +425,7 @@ mod tests {
             ("ratelimit: remaining=50, remaining=9, more, x=1", left(9), None),
             (
                 "ratelimit: limit=100, remaining=101",
-                Some((Some(100), None, Some(100), None)),
+                Some((Some(100), None, None, None)),
                 Some("remaining above the limit"),
             ),
             ("ratelimit: limit=100, remaining=x", None, Some(NOT_A_NUMBER)),
@@ -515,7 +517,7 @@ mod tests {
         let rest = |left: &str| format!("ratelimit-limit: 100;w=60\nratelimit-remaining: {left}");
         let windowless = Some((Some(100), None, Some(7), None));
         check(&[
-            (&rest("101"), hub(100, 60, 100), Some("remaining above the limit")),
+            (&rest("101"), Some((Some(100), Some(60), None, None)), Some("remaining above the limit")),
             (&rest("-101"), hub(100, 60, -100), Some(BEYOND_BOUNDS)),
             (&rest("9, 5\nratelimit-remaining: 7"), hub(100, 60, 5), Some("more than one remaining")),
             (&rest("9\nratelimit-remaining: 9"), hub(100, 60, 9), None),

@@ -57,13 +57,14 @@ impl<'a> Tries<'a> {
 
     /// Where to go on after `error`, and what is not to be tried again.
     fn next(&mut self, lease: &Lease, error: &Error) -> Next {
+        let is_origin = self.client.endpoint(lease).is_origin;
         let is_hidden = matches!(error, Error::Hidden { .. } | Error::NotFound { .. } | Error::Login { .. });
-        if lease.is_makeshift() && is_hidden {
+        if is_origin && is_hidden && lease.is_makeshift() {
             // An account might have seen it.
             self.want = self.want.only_accounts();
             return Next::OtherAccount;
         }
-        let next = error.next(self.client.endpoint(lease).is_origin, lease.account().is_some());
+        let next = error.next(is_origin, lease.account().is_some());
         match (lease.account(), error) {
             // One account may see what another may not.
             (Some(account), Error::Hidden { .. }) if next == Next::GiveUp => {

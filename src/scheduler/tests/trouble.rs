@@ -179,6 +179,75 @@ async fn what_is_not_sent_yet_is_not_counted_yet() {
     assert!(more <= 30, "{more} of 30");
 }
 
+/// One account is spent for hours, the other is set aside for seconds; and nobody else comes.
+#[tokio::test(start_paused = true)]
+async fn who_waits_goes_when_an_account_may_log_in_again() {
+    let scheduler = scheduler(|config| {
+        config.upstreams[0].accounts = accounts(&["a", "b"]);
+        config.upstreams[0].anonymous = crate::config::Anonymous::Never;
+        config.schedule.max_wait = HOUR;
+    });
+    assert_eq!(scheduler.spend(0).await, Some(0));
+    scheduler.question().await.unwrap().login_refused(0, "wrong password");
+    let begun = Instant::now();
+    let pull = scheduler.pulls(&client(1)).await.unwrap();
+    assert_eq!(pull.as_ref().account(), Some(1));
+    assert!(begun.elapsed() <= Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+/// A publisher pays, and the first account was refused a moment ago.
+#[tokio::test(start_paused = true)]
+async fn what_is_free_goes_on_an_account_that_does_not_rest() {
+    let scheduler = scheduler(|config| {
+        config.upstreams[0].accounts = accounts(&["a", "b"]);
+        config.upstreams[0].anonymous = crate::config::Anonymous::Never;
+    });
+    assert_eq!(scheduler.spend(10).await, Some(0));
+    assert_eq!(scheduler.spend(0).await, Some(1));
+    let paid = Want::question(&"publisher/app".parse().unwrap());
+    let pull = scheduler.pull(HUB, paid.clone(), &tag(), &client(1)).await.unwrap();
+    let sent = pull.send();
+    pull.answered(sent, None);
+    drop(pull);
+    let pull = scheduler.pulls(&client(1)).await.unwrap();
+    assert_eq!(pull.as_ref().account(), Some(0));
+    let _ = pull.send();
+    pull.as_ref().refused(None, Some(HOUR));
+    drop(pull);
+    let pull = scheduler.pull(HUB, paid, &tag(), &client(1)).await.unwrap();
+    assert_eq!(pull.as_ref().account(), Some(1), "though it has nothing left");
+}
+
+/// A refusal without a word may be over by the next probe, so nobody is sent away for an hour.
+#[tokio::test(start_paused = true)]
+async fn after_a_wordless_refusal_a_minute_is_advised() {
+    let scheduler = scheduler(|_| {});
+    scheduler.learn(50).await;
+    let pull = scheduler.pulls(&client(1)).await.unwrap();
+    let _ = pull.send();
+    pull.as_ref().refused(None, None);
+    drop(pull);
+    for _ in 0..3 {
+        let refused = scheduler.pulls(&client(1)).await.unwrap_err();
+        let Refused::Spent { until, .. } = refused else { panic!("{refused}") };
+        assert!((30..=60).contains(&until.as_secs()), "{until:?}");
+    }
+}
+
+/// Who gives up on a pull that is under way is not told that the account is spent.
+#[tokio::test(start_paused = true)]
+async fn only_who_waits_for_budget_is_held_up() {
+    let scheduler = scheduler(|_| {});
+    scheduler.spend(0).await;
+    assert_eq!(scheduler.held_up(HUB, &repository()), None);
+    let errand = client(1);
+    let waiting = scheduler.pulls(&errand);
+    tokio::pin!(waiting);
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    assert!(matches!(scheduler.held_up(HUB, &repository()), Some(Refused::Spent { .. })));
+    assert_eq!(scheduler.held_up(HUB, &"library/other".parse().unwrap()), None);
+}
+
 impl Scheduler {
     async fn learn_nothing(&self) {
         let lease = self.question().await.unwrap();

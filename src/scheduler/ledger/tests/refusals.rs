@@ -41,11 +41,12 @@ fn what_ends_a_rest() {
         (silent, 100, Some(0), false),
         (silent, 100, None, false),
         (silent, 159, None, false),
-        (silent, 160, None, true),
+        (silent, 160, None, false),
+        (silent, 160, Some(8), true),
         (silent, 160, Some(0), false),
         (contradicted, 159, Some(8), false),
         (contradicted, 160, Some(8), true),
-        (contradicted, 160, None, true),
+        (contradicted, 160, None, false),
         (by_word, 101, Some(8), true),
         (by_word, 699, None, false),
         (by_word, 699, Some(0), false),
@@ -59,6 +60,16 @@ fn what_ends_a_rest() {
         book.hear_of(remaining.map(told), sight);
         assert_eq!(book.resting().is_none(), ends, "{case}");
         assert_eq!(book.available() > 0, ends, "{case}");
+    }
+}
+
+#[test]
+fn where_no_limit_is_known_any_answer_ends_a_rest() {
+    let mut book = Book::new();
+    book.refuse(None, None);
+    for (second, rests) in [(59, true), (60, false)] {
+        let sight = book.at(second).sight();
+        assert_eq!(book.hear_of(None, sight).resting().is_some(), rests, "{second}");
     }
 }
 
