@@ -152,12 +152,7 @@ impl Budget {
             match self.choose_at(door, want, priority, now) {
                 Ok(choice) => return Ok(choice),
                 // What ends first counts.
-                Err(other) => {
-                    blocked = Some(match blocked {
-                        Some(known) => known.or(other),
-                        None => other,
-                    })
-                }
+                Err(other) => blocked = blocked.into_iter().chain([other]).reduce(Blocked::or),
             }
         }
         Err(blocked.unwrap_or(Blocked::by(Obstacle::Nobody)))

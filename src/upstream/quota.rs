@@ -542,6 +542,7 @@ mod tests {
             (&limited("0"), left(7), Some("a limit of 0")),
             (&limited("-100"), left(7), Some("a limit below 0")),
             (&limited("nan"), left(7), Some(NOT_A_NUMBER)),
+            ("ratelimit-limit: a", None, Some(NOT_A_NUMBER)),
             (&limited("1.5"), left(7), Some(NOT_A_NUMBER)),
             (&limited("0x64"), left(7), Some(NOT_A_NUMBER)),
             (&format!("ratelimit-limit: {huge}"), None, Some(BEYOND_BOUNDS)),
