@@ -163,6 +163,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_insists_begins_anew_with_all_others_who_do() {
+        // The one who begins the second one has its answer, be it a refusal.
+        for (refusals, runs, granted) in [(1, 2, 20), (2, 3, 19), (usize::MAX, MOST_TRIES, 0)] {
+            let calls = Calls::new("test", &Lifecycle::default());
+            let worked = Arc::new(AtomicUsize::new(0));
+            let errand = Errand::background();
+            let work = || {
+                let worked = Arc::clone(&worked);
+                async move {
+                    tokio::task::yield_now().await;
+                    worked.fetch_add(1, Ordering::SeqCst) >= refusals
+                }
+            };
+            calls.begin("key", &errand, work);
+            let insist = || calls.insist("key", &errand, work, |is_granted: &bool| !is_granted);
+            let outcomes = futures_util::future::join_all((0..20).map(|_| insist())).await;
+            let came = outcomes.iter().filter(|outcome| **outcome == Some(true)).count();
+            assert_eq!((worked.load(Ordering::SeqCst), came), (runs, granted), "{refusals} refusals");
+        }
+    }
+
+    #[tokio::test]
     async fn a_panic_frees_the_key() {
         let calls: Calls<u8, u8> = Calls::new("test", &Lifecycle::default());
         let errand = Errand::background();
