@@ -6,7 +6,7 @@ use super::check::age_of;
 use super::{Inner, Mirror, Subject};
 use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
 use crate::lifecycle::now;
-use crate::oci::{Digest, Manifest, Reference};
+use crate::oci::{Digest, Manifest, Reference, Tag};
 use crate::routing::Target;
 use crate::scheduler::{Payer, Refused};
 use crate::store::{Name, Stamp};
@@ -100,10 +100,8 @@ impl Inner {
         let (tag, subject) = match reference {
             Reference::Tag(tag) => {
                 let name = Name::Tag(tag.clone());
-                (
-                    self.store.name(&target.repository, &name).map(|stamp| self.facts(target, &name, &stamp)),
-                    Subject::Name(name),
-                )
+                let stamp = self.store.name(&target.repository, &name);
+                (stamp.map(|stamp| self.facts(target, tag, &stamp)), Subject::Name(name))
             }
             Reference::Digest(digest) => (None, Subject::Manifest(*digest)),
         };
@@ -132,14 +130,10 @@ impl Inner {
         Explanation { prospect, tag, content, payer, trouble: trouble.map(|error| error.to_string()) }
     }
 
-    fn facts(&self, target: &Target, name: &Name, stamp: &Stamp) -> TagFacts {
+    fn facts(&self, target: &Target, tag: &Tag, stamp: &Stamp) -> TagFacts {
         let age = age_of(stamp, now());
-        let tag = match name {
-            Name::Tag(tag) => Some(tag.as_str()),
-            Name::Tags | Name::Referrers(_) => None,
-        };
         let policy = &self.upstream(target).config.freshness;
-        let verdict = judge(policy, self.offline, Remembered { tag, age: Some(age) });
+        let verdict = judge(policy, self.offline, Remembered { tag: Some(tag.as_str()), age: Some(age) });
         TagFacts { digest: stamp.digest, since: stamp.since, age, verdict }
     }
 
