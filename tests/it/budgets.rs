@@ -141,6 +141,22 @@ async fn a_login_that_fails_stops_no_public_pull() {
 }
 
 #[tokio::test]
+async fn what_a_mirror_lacks_is_public_at_the_origin_though_no_login_works() {
+    let (origin, images) = hub().await;
+    let mirror = FakeRegistry::start().await;
+    mirror.set(|behaviour| behaviour.auth = Auth::bearer());
+    origin.tokens().remove_account("ci");
+    let folder = tempfile::tempdir().unwrap();
+    let hub = upstream("docker.io", &[&mirror.url(), &origin.url()]);
+    let house = House::start(vec![hub], |config| {
+        config.upstreams[0].accounts = accounts(folder.path(), &["ci"]);
+    })
+    .await;
+    assert!(house.client().pull("library/app", "v1").await.unwrap().is(&images[0]));
+    assert_eq!(mirror.counted(), 0);
+}
+
+#[tokio::test]
 async fn what_is_known_survives_a_stop_and_a_kill() {
     let (fake, _) = hub().await;
     fake.set(|behaviour| behaviour.rate_limit = left(10, 10));
