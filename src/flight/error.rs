@@ -15,9 +15,9 @@ pub enum Error {
         /// Who sent them.
         registry: String,
     },
-    /// It is here by now, through another repository: that is no proof for this one (I5).
-    #[error("it is cached, but this repository was not seen to contain it")]
-    Unproven,
+    /// It is in the store by now; whether this repository contains it is another question (I5).
+    #[error("it is cached by now")]
+    Here,
     /// The task that did it ended without a word.
     #[error("the fetch was given up inside the mirror")]
     Abandoned,

@@ -9,12 +9,7 @@ use tokio::sync::watch;
 use super::metrics::Counted;
 use super::{Error, State};
 use crate::oci::ByteRange;
-use crate::store::read_at;
-
-/// So many bytes at the end of a whole body stay back until the digest is proven: nobody completes a corrupt
-/// download (I1). A blob no longer than this is proven before its first byte goes out, so that its client can
-/// still be given a clean error.
-pub const HOLD_BACK: u64 = 64 << 10;
+use crate::store::{HOLD_BACK, read_at};
 
 /// Someone who reads a blob while it is being fetched. Cheap to clone; all clones are the same one, who reads
 /// several parts.

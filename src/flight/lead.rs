@@ -15,13 +15,8 @@ impl Seat {
 
     async fn fetch(&self, order: &Order) -> Result<(), Error> {
         // Whoever began this flight looked before an earlier one had left its blob.
-        if let Some(blob) = self.inner.store.open_blob(&order.digest).await {
-            if self.inner.store.link(&order.repository, &order.digest).is_none() {
-                return Err(Error::Unproven);
-            }
-            let (file, total) = (std::sync::Arc::clone(blob.file()), blob.size());
-            self.state.send_replace(State::Proven { file, total });
-            return Ok(());
+        if self.inner.store.size(&order.digest).await.is_some() {
+            return Err(Error::Here);
         }
         let boarding = order.client.board(&order.errand, &order.repository.name).await?;
         let mut partial = self.inner.store.partial(order.digest, order.size).await?;

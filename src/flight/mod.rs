@@ -28,7 +28,9 @@ use tokio::sync::watch;
 
 pub use calls::Calls;
 pub use error::Error;
-pub use follower::{Follower, HOLD_BACK};
+pub use follower::Follower;
+
+pub use crate::store::HOLD_BACK;
 
 use self::metrics::{Counted, FlightMetrics};
 use crate::config::Config;

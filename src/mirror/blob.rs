@@ -135,8 +135,8 @@ impl Inner {
                 tracing::warn!(%digest, %error, "a blob cannot be kept; it passes through uncached");
                 Ok(Boarded::NoRoom)
             }
-            // Another repository's flight left it just now: the next look into the store finds it (I5).
-            Err(flight::Error::Unproven) => Ok(Boarded::Elsewhere),
+            // An earlier flight left it just now: the next look into the store finds it (I5).
+            Err(flight::Error::Here) => Ok(Boarded::Elsewhere),
             Err(flight::Error::Upstream(error @ upstream::Error::Refused(_))) if role == Role::Follow => {
                 Ok(Boarded::Refused(Error::Upstream(error)))
             }
@@ -226,7 +226,9 @@ mod tests {
         assert!(matches!(refused, Error::Upstream(upstream::Error::Unreachable { .. })), "{refused}");
         let link = Link { size: 7, is_manifest: false, media_type: String::new() };
         store.add_link(&target.repository, digest, link).await.unwrap();
-        assert!(matches!(mirror.0.board(&target, &digest, &errand).await, Ok(Boarded::Coming(_))));
+        assert!(matches!(mirror.0.board(&target, &digest, &errand).await, Ok(Boarded::Elsewhere)));
+        let answer = mirror.blob(&target, &digest, &errand).await.unwrap();
+        assert_eq!((answer.served, answer.size), (Served::Hit, 7));
         life.stop();
         life.wait().await;
     }

@@ -77,7 +77,7 @@ impl From<flight::Error> for Error {
         match error {
             flight::Error::Upstream(error) => Error::Upstream(error),
             flight::Error::Mismatch { registry } => Error::Mismatch { registry },
-            flight::Error::Store(_) | flight::Error::Unproven | flight::Error::Abandoned => {
+            flight::Error::Store(_) | flight::Error::Here | flight::Error::Abandoned => {
                 Error::Internal(error.to_string())
             }
         }

@@ -7,13 +7,26 @@ use std::sync::Arc;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// It does not fit, even after everything that may go has gone.
-    #[error("{wanted} bytes do not fit into the cache (limit {limit} bytes, or `cache.min_free` is reached)")]
+    #[error("{wanted} bytes do not fit into the cache, whose limit is {limit} bytes (`cache.max_size`)")]
     NoRoom {
         /// What was asked for.
         wanted: u64,
         /// The cache's limit.
         limit: u64,
     },
+    /// The file system would be left with too little.
+    #[error(
+        "{wanted} bytes would leave less than {min_free} bytes free on the file system (`cache.min_free`)"
+    )]
+    Full {
+        /// What was asked for.
+        wanted: u64,
+        /// What is to stay free.
+        min_free: u64,
+    },
+    /// The disk failed a moment ago and is not tried yet.
+    #[error("{0}")]
+    Failing(&'static str),
     /// The bytes do not hash to the digest they were to be kept under.
     #[error("the content does not match its digest")]
     Mismatch,

@@ -1,5 +1,6 @@
-use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+use super::health::Cause;
 use crate::telemetry::Metrics;
 
 /// What the store counts.
@@ -10,7 +11,9 @@ pub(super) struct StoreMetrics {
     pub(super) limit: IntGauge,
     pub(super) partial_bytes: IntGauge,
     pub(super) failures: IntCounter,
+    pub(super) quarantined: IntCounter,
     evicted: IntCounterVec,
+    failing: IntGaugeVec,
 }
 
 /// Why a blob went.
@@ -18,7 +21,7 @@ pub(super) struct StoreMetrics {
 pub(super) enum Reason {
     /// Room was needed.
     Size,
-    /// Its file was missing or of the wrong size.
+    /// Its file was missing, or not what it should be.
     Damaged,
 }
 
@@ -28,6 +31,14 @@ impl StoreMetrics {
             metrics.counters("evicted_bytes_total", "Bytes of blobs taken out of the cache.", &["reason"]);
         for reason in [Reason::Size, Reason::Damaged] {
             evicted.with_label_values(&[reason.as_str()]);
+        }
+        let failing = metrics.gauges(
+            "cache_failing",
+            "1 while nothing can be kept, and pulls go on uncached, for this reason.",
+            &["reason"],
+        );
+        for cause in Cause::ALL {
+            failing.with_label_values(&[cause.as_str()]);
         }
         StoreMetrics {
             bytes: metrics.gauge("cache_bytes", "Bytes in the cache, partial downloads included."),
@@ -41,7 +52,19 @@ impl StoreMetrics {
                 "cache_failures_total",
                 "Times that something could not be kept: the disk is full, read-only or failing.",
             ),
+            quarantined: metrics.counter(
+                "quarantined_total",
+                "Blobs in the cache that turned out to be damaged, and were put into quarantine.",
+            ),
             evicted,
+            failing,
+        }
+    }
+
+    /// Why nothing can be kept, or that it can.
+    pub(super) fn failing(&self, why: Option<Cause>) {
+        for cause in Cause::ALL {
+            self.failing.with_label_values(&[cause.as_str()]).set(i64::from(why == Some(cause)));
         }
     }
 

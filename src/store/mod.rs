@@ -11,37 +11,43 @@
 //!
 //! Leaves out what a digest *means*: manifests are bytes here.
 
+mod claims;
+mod disk;
 mod error;
+mod health;
 mod index;
+mod leftovers;
 mod metrics;
 mod partial;
 mod reader;
-mod recovery;
 mod room;
 mod space;
-mod tree;
 #[cfg(test)]
 mod tests;
+mod tree;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
 pub use error::{Error, OpenError};
 pub use partial::Partial;
-pub use reader::{Blob, READ_SIZE, read_at};
+pub use reader::{Blob, HOLD_BACK, READ_SIZE, read_at};
 
+use self::claims::Claims;
+use self::health::Health;
 use self::index::{Change, Entry, Index, millis};
+use self::leftovers::Leftovers;
 use self::metrics::{Reason, StoreMetrics};
-use self::partial::{Claims, Leftovers};
-use self::reader::Readers;
-use self::space::Space;
+use self::reader::{Readers, Seen};
+use self::space::{Reservation, Space};
 use self::tree::Tree;
 use crate::config::Cache;
 use crate::lifecycle::{self, Lifecycle};
@@ -98,6 +104,16 @@ struct Inner {
     readers: Arc<Readers>,
     claims: Arc<Claims>,
     leftovers: Leftovers,
+    quarantine: Leftovers,
+    // Documents that came to nothing, and that the disk would not even let go.
+    drafts: Leftovers,
+    health: Health,
+    // Blobs whose content was found right since the start, and by what their files are known.
+    proven: moka::sync::Cache<Digest, Seen>,
+    // Removed, and not yet from the disk's own point of view.
+    removed: Mutex<Vec<Digest>>,
+    // A change of these failed, and may have been made all the same: their room stays taken until that is known.
+    doubtful: Mutex<Vec<(Digest, Reservation)>>,
     // Used since the last flush, with the time; lost at a kill, which costs nothing but their place in the
     // order of eviction.
     used: Mutex<HashMap<Digest, u64>>,
@@ -115,20 +131,25 @@ const DOCUMENTS: u64 = 16 << 20;
 /// What is larger is a blob, and is never read into memory as a whole (I7).
 const LARGEST_DOCUMENT: u64 = 32 << 20;
 
-/// How often use times go to the index.
-const FLUSH: Duration = Duration::from_secs(10);
+/// Blobs that are remembered as proven at once; a hundred bytes each. The others are hashed when they are next read.
+const MOST_PROVEN: u64 = 100_000;
 
 impl Store {
-    /// Opens the directory of `config` and starts the store's own tasks in `life`. After a kill, blobs that
-    /// the index does not know are found in the background, and before that as soon as they are asked for.
+    /// Opens the directory of `config` and starts the store's own tasks in `life`. What a kill left half done is
+    /// settled here; the tree is looked through only where the index was lost, in the background.
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong with the directory and what to do.
     pub fn open(config: &Cache, life: &Lifecycle, metrics: &Metrics) -> Result<Store, OpenError> {
         let (tree, lock) = Tree::open(&config.dir)?;
-        let (index, was_clean) = recovery::open_index(&tree)?;
+        let failed = |error: Error| OpenError::Index { path: config.dir.clone(), reason: error.to_string() };
+        let index = Index::open(&tree.index(), |digest| tree.find(digest)).map_err(failed)?;
+        if !index.totals().is_whole() && tree.is_empty() {
+            // Of no consequence where it cannot be written: then nothing else can.
+            let _ = index.declare_whole();
+        }
         let metrics = StoreMetrics::new(metrics);
-        let space = Arc::new(Space::new(config, index.totals().bytes, metrics.clone()));
+        let space = Arc::new(Space::new(config, index.totals(), metrics.clone()));
         let documents = moka::future::Cache::builder()
             .max_capacity(DOCUMENTS)
             .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
@@ -140,19 +161,23 @@ impl Store {
             space,
             readers: Arc::default(),
             claims: Arc::default(),
-            leftovers: Leftovers::default(),
+            leftovers: Leftovers::new(Tree::partial),
+            quarantine: Leftovers::new(Tree::quarantined),
+            drafts: Leftovers::new(Tree::document),
+            health: Health::new(metrics.clone()),
+            proven: moka::sync::Cache::new(MOST_PROVEN),
+            removed: Mutex::default(),
+            doubtful: Mutex::default(),
             used: Mutex::default(),
             evicting: tokio::sync::Mutex::default(),
             documents: documents.build(),
             metrics,
             _lock: lock,
         });
-        inner.show_count();
-        recovery::take_up_partials(&inner);
-        if !was_clean {
-            life.spawn("find blobs after a kill", recovery::adopt_all(Arc::clone(&inner), life.clone()));
-        }
-        life.spawn("flush use times", flush_loop(Arc::clone(&inner), life.clone()));
+        inner.leftovers.take_up(&inner.tree.ingest(), &inner.space);
+        inner.quarantine.take_up(&inner.tree.quarantine(), &inner.space);
+        life.spawn("find blobs", upkeep::find_blobs(Arc::clone(&inner), life.clone()));
+        life.spawn("look after the store", upkeep::look_after(Arc::clone(&inner), life.clone()));
         Ok(Store(inner))
     }
 
@@ -167,48 +192,48 @@ impl Store {
     /// Opens a blob for reading, and marks it as used. It is not evicted as long as the [`Blob`] lives.
     ///
     /// A file that is missing or has the wrong size is taken out and counts as "not here": it is fetched
-    /// again.
+    /// again. So is a small one whose content is wrong.
     pub async fn open_blob(&self, digest: &Digest) -> Option<Blob> {
         let reading = self.0.readers.enter(*digest);
         let entry = match self.0.index.entry(digest) {
             Some(entry) => entry,
             None => self.0.adopt(digest).await?,
         };
-        let opened = File::open(self.0.tree.blob(digest)).and_then(|file| Ok((file.metadata()?.len(), file)));
-        match opened {
-            Ok((length, file)) if length == entry.size => {
-                self.mark_used(digest);
-                Some(Blob { file: Arc::new(file), size: length, _reading: Arc::new(reading) })
-            }
-            Ok(_) => self.0.give_up(digest, entry, "its size is wrong").await,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.0.give_up(digest, entry, "its file is gone").await
+        let opened = File::open(self.0.tree.blob(digest)).and_then(|file| Ok((file.metadata()?, file)));
+        let (seen, file) = match opened {
+            Ok((data, file)) => (Seen::of(&data), Arc::new(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.0.expel(digest, None, "its file is gone").await;
+                return None;
             }
             Err(error) => {
                 // Too many open files, say: the blob itself may be fine.
-                tracing::warn!(%digest, %error, "a cached blob cannot be opened");
-                None
+                let _ = self.0.health.note(Err::<(), _>(Error::io("opening a cached blob")(error)));
+                return None;
             }
+        };
+        if seen.length != entry.size {
+            self.0.expel(digest, Some(seen), "its size is wrong").await;
+            return None;
         }
+        self.0.mark_used(digest);
+        let blob =
+            Blob { inner: Arc::clone(&self.0), digest: *digest, file, seen, _reading: Arc::new(reading) };
+        if seen.length <= HOLD_BACK && !blob.is_proven() {
+            blob.clone().read_whole().await.ok()?;
+        }
+        Some(blob)
     }
 
     /// The bytes of a document; `None` also for what is too large to be one. Marks it as used.
     pub async fn document(&self, digest: &Digest) -> Option<Bytes> {
         if let Some(bytes) = self.0.documents.get(digest).await {
-            self.mark_used(digest);
+            self.0.mark_used(digest);
             return Some(bytes);
         }
         let blob = self.open_blob(digest).await.filter(|blob| blob.size() <= LARGEST_DOCUMENT)?;
-        let (digest, size) = (*digest, blob.size());
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        while (bytes.len() as u64) < size {
-            let chunk = read_at(blob.file(), bytes.len() as u64, size - bytes.len() as u64).await;
-            let chunk =
-                chunk.inspect_err(|error| tracing::warn!(%digest, %error, "a document cannot be read"));
-            bytes.extend_from_slice(&chunk.ok()?);
-        }
-        let bytes = Bytes::from(bytes);
-        self.0.documents.insert(digest, bytes.clone()).await;
+        let bytes = blob.read_whole().await.ok()?;
+        self.0.documents.insert(*digest, bytes.clone()).await;
         Some(bytes)
     }
 
@@ -217,13 +242,9 @@ impl Store {
     /// # Errors
     /// [`Error::Mismatch`] when `bytes` do not hash to `digest`; the disk's.
     pub async fn put_document(&self, digest: Digest, bytes: Bytes) -> Result<(), Error> {
-        let _claim = self.0.claims.claim(digest).await;
-        let size = bytes.len() as u64;
-        let room = self.0.make_room(size).await?;
-        let (tree, content) = (self.0.tree.clone(), bytes.clone());
-        let written = tokio::task::spawn_blocking(move || write_document(&tree, &digest, &content));
-        written.await.map_err(std::io::Error::other).map_err(Error::io("writing a document"))??;
-        self.0.admit(digest, size, room).await?;
+        self.0.health.may_try()?;
+        let put = self.0.put_document(digest, bytes.clone()).await;
+        self.0.health.note(put)?;
         self.0.documents.insert(digest, bytes).await;
         Ok(())
     }
@@ -234,8 +255,9 @@ impl Store {
     /// # Errors
     /// [`Error::NoRoom`], or the disk's.
     pub async fn partial(&self, digest: Digest, total: Option<u64>) -> Result<Partial, Error> {
+        self.0.health.may_try()?;
         let opened = Partial::open(&self.0, digest, total).await;
-        opened.inspect_err(|_| self.0.metrics.failures.inc())
+        self.0.health.note(opened)
     }
 
     /// The proof that `repository` contains `digest`, where there is one.
@@ -300,93 +322,150 @@ impl Store {
         self.0.index.repositories().iter().filter_map(|text| text.parse().ok()).collect()
     }
 
-    /// Writes use times down and, when nobody is in the midst of changing anything, marks the index as closed in
-    /// order. To be called last; what is changed afterwards is kept, but the next start looks through the tree
-    /// as after a kill.
-    pub async fn close(&self) {
-        self.0.flush_used().await;
-        if !self.0.claims.is_empty() {
-            return;
-        }
-        if let Err(error) = self.0.index.change(Change::Closed).await {
-            tracing::warn!(%error, "the cache could not be closed in order; the next start checks it");
-        }
+    /// The operator allows another size from now on: what is too much goes within seconds.
+    pub fn set_limits(&self, config: &Cache) {
+        self.0.space.set_limits(config);
     }
 
-    fn mark_used(&self, digest: &Digest) {
-        let now = millis(lifecycle::now());
-        self.0.used.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, now);
+    /// Writes down what is only in memory. To be called last.
+    pub async fn close(&self) {
+        self.0.tidy().await;
     }
 }
 
 impl Inner {
-    /// A file that the index does not know: the process was killed between naming and indexing it, or it is
-    /// about to be indexed.
+    fn mark_used(&self, digest: &Digest) {
+        let now = millis(lifecycle::now());
+        self.used().insert(*digest, now);
+    }
+
+    fn used(&self) -> MutexGuard<'_, HashMap<Digest, u64>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn removed(&self) -> MutexGuard<'_, Vec<Digest>> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubtful(&self) -> MutexGuard<'_, Vec<(Digest, Reservation)>> {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of this one is gone; the index is told so once that survives a power cut.
+    fn settle_later(&self, digest: Digest) {
+        self.removed().push(digest);
+    }
+
+    async fn put_document(&self, digest: Digest, bytes: Bytes) -> Result<(), Error> {
+        let _claim = self.claims.claim(digest).await;
+        let size = bytes.len() as u64;
+        if Digest::of(digest.algorithm(), &bytes) != digest {
+            return Err(Error::Mismatch);
+        }
+        let room = self.make_room(size).await?;
+        let path = self.tree.document(&digest);
+        let file = path.clone();
+        let write = move || {
+            let file = disk::open(&file)?;
+            disk::cut(&file, 0)?;
+            disk::write(&file, &bytes, 0)?;
+            Ok(Arc::new(file))
+        };
+        if let Err(error) = self.name(write, path.clone(), digest).await {
+            if self.tree.find(&digest).is_some() {
+                self.doubtful().push((digest, room));
+            } else {
+                self.drafts.remove(digest, room, self);
+            }
+            return Err(error);
+        }
+        self.admit(digest, size, room).await
+    }
+
+    /// Gives the proven content of the file that `written` brings, and that is called `from`, its final name. The
+    /// index hears of it before, and the disk has the bytes before: a crash leaves the file under one of its names, and
+    /// the next start knows where to look. So does a failure, which may come after the deed.
+    async fn name(
+        &self,
+        written: impl FnOnce() -> io::Result<Arc<File>> + Send + 'static,
+        from: PathBuf,
+        digest: Digest,
+    ) -> Result<(), Error> {
+        let synced = tokio::task::spawn_blocking(move || disk::sync(&*written()?));
+        let (coming, synced) = tokio::join!(self.index.change(Change::Coming(digest)), synced);
+        let flat = |outcome: Result<io::Result<_>, tokio::task::JoinError>| {
+            outcome.map_err(io::Error::other).and_then(|outcome| outcome)
+        };
+        flat(synced).map_err(Error::io("writing a blob"))?;
+        coming?;
+        let to = self.tree.blob(&digest);
+        let named = tokio::task::spawn_blocking(move || {
+            disk::rename(&from, &to)?;
+            Ok(Seen::at(&to))
+        });
+        let seen = named.await.map_err(io::Error::other).and_then(|named| named);
+        if let Some(seen) = seen.map_err(Error::io("naming a blob"))? {
+            self.proven.insert(digest, seen);
+        }
+        Ok(())
+    }
+
+    /// A file that the index does not know: it was lost, or the file is about to be indexed.
     async fn adopt(&self, digest: &Digest) -> Option<Entry> {
-        let path = self.tree.blob(digest);
-        fs::metadata(&path).ok()?;
+        self.tree.find(digest)?;
         // Counted once, whoever comes upon it, and not while its writer is still at it.
         let _claim = self.claims.claim(*digest).await;
         if let Some(entry) = self.index.entry(digest) {
             return Some(entry);
         }
-        let metadata = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
-        let entry = Entry { size: metadata.len(), last_use: millis(lifecycle::now()) };
-        match self.index.change(Change::Added(*digest, entry)).await {
-            Ok(()) => self.space.found(entry.size),
-            // It is found again when it is asked for again, so it must not be counted each time.
-            Err(error) => tracing::warn!(%digest, %error, "a blob was found but cannot be indexed"),
+        let entry = Entry { last_use: millis(lifecycle::now()), ..self.tree.find(digest)? };
+        if let Err(error) = self.index.change(Change::Added(*digest, entry)).await {
+            // It is found again when it is asked for again.
+            tracing::debug!(%digest, %error, "a blob was found but cannot be indexed");
         }
-        self.show_count();
+        self.space.show_blobs();
         Some(entry)
     }
 
-    /// A blob has its name: it counts from now on. Where that cannot be written down, the file goes again: one
-    /// that nobody counts could never be evicted.
-    async fn admit(&self, digest: Digest, size: u64, room: space::Reservation) -> Result<(), Error> {
-        let is_new = self.index.entry(&digest).is_none();
+    /// A blob has its name: the index counts it from now on, and its room is given back.
+    async fn admit(&self, digest: Digest, size: u64, room: Reservation) -> Result<(), Error> {
         let entry = Entry { size, last_use: millis(lifecycle::now()) };
         let added = self.index.change(Change::Added(digest, entry)).await;
-        added.inspect_err(|_| drop(fs::remove_file(self.tree.blob(&digest))))?;
-        if is_new {
-            room.become_blob();
+        match &added {
+            Ok(()) => drop(room),
+            Err(_) => self.doubtful().push((digest, room)),
         }
-        self.show_count();
-        Ok(())
+        self.space.show_blobs();
+        added
     }
 
-    /// Takes out a blob whose file is not what the index says. Once, however many come upon it, and not when it
-    /// was evicted just now: it would be counted as gone twice.
-    async fn give_up<T>(&self, digest: &Digest, entry: Entry, why: &'static str) -> Option<T> {
+    /// Takes out a blob whose file is not what it should be: `seen` is what it was known by, `None` where it was not
+    /// there. Once, however many come upon it, and not when it was evicted or fetched anew meanwhile.
+    async fn expel(&self, digest: &Digest, seen: Option<Seen>, why: &'static str) {
         let _claim = self.claims.claim(*digest).await;
         let path = self.tree.blob(digest);
-        let is_whole = fs::metadata(&path).is_ok_and(|data| data.len() == entry.size);
-        if is_whole || self.index.entry(digest).is_none() {
-            return None;
-        }
+        let Some(entry) = self.index.entry(digest).filter(|_| Seen::at(&path) == seen) else { return };
         tracing::warn!(%digest, why, "a cached blob is damaged; it is fetched again when it is asked for");
-        let removed = self.index.change(Change::Removed(vec![*digest])).await;
-        let _ = fs::remove_file(path);
-        if removed.is_ok() {
-            self.space.gone(entry.size);
-            self.metrics.evicted(Reason::Damaged, entry.size);
+        self.documents.invalidate(digest).await;
+        self.proven.invalidate(digest);
+        let room = self.space.take_anyway(seen.map_or(0, |seen| seen.length));
+        if let Err(error) = self.index.change(Change::Removed(vec![*digest])).await {
+            tracing::warn!(%digest, %error, "a damaged blob cannot be taken out of the index");
+            return self.doubtful().push((*digest, room));
         }
-        self.show_count();
-        None
-    }
-
-    async fn flush_used(&self) {
-        let used: Vec<(Digest, u64)> =
-            self.used.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
-        if !used.is_empty()
-            && let Err(error) = self.index.change(Change::Used(used)).await
-        {
-            tracing::warn!(%error, "use times could not be written");
+        self.metrics.evicted(Reason::Damaged, entry.size);
+        if seen.is_some() {
+            self.metrics.quarantined.inc();
+            let aside = self.tree.quarantined(digest);
+            let moved = disk::rename(&path, &aside);
+            if moved.is_ok() || aside.exists() {
+                self.quarantine.keep(*digest, room);
+            } else if !disk::rid(&path) {
+                self.doubtful().push((*digest, room));
+            }
         }
-    }
-
-    fn show_count(&self) {
-        self.metrics.blobs.set(space::gauge(self.index.totals().count));
+        self.settle_later(*digest);
+        self.space.show_blobs();
     }
 }
 
@@ -398,30 +477,4 @@ impl fmt::Display for Name {
             Name::Referrers(digest) => write!(f, "referrers:{digest}"),
         }
     }
-}
-
-async fn flush_loop(inner: Arc<Inner>, life: Lifecycle) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(FLUSH) => inner.flush_used().await,
-            () = life.stopping() => return,
-        }
-    }
-}
-
-fn write_document(tree: &Tree, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
-    if Digest::of(digest.algorithm(), bytes) != *digest {
-        return Err(Error::Mismatch);
-    }
-    let path = tree.document(digest);
-    let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-    let written = written.and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_data()
-    });
-    let named = written.and_then(|()| tree.promote(&path, digest));
-    named.map_err(|error| {
-        let _ = fs::remove_file(&path);
-        Error::io("writing a document")(error)
-    })
 }

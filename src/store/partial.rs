@@ -1,17 +1,16 @@
-use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::claims::Claim;
 use super::space::Reservation;
-use super::{Error, Inner};
-use crate::lifecycle;
+use super::{Error, Inner, disk};
 use crate::oci::{Digest, Hasher};
 
 /// A blob being written: bytes not yet proven.
@@ -55,21 +54,6 @@ enum Fate {
     Promoted,
 }
 
-/// Which digests are being written, found, or taken out: whatever changes both a file and its entry in the
-/// index, or the count of its bytes, does so under a claim.
-#[derive(Debug, Default)]
-pub(super) struct Claims {
-    taken: Mutex<HashMap<Digest, ()>>,
-    freed: Notify,
-}
-
-/// The only one who changes what there is of a digest, until dropped.
-#[derive(Debug)]
-pub(super) struct Claim {
-    claims: Arc<Claims>,
-    digest: Digest,
-}
-
 /// Pieces of an upstream's body that may wait for the disk; each is at most a few hundred KiB (I7).
 const QUEUE: usize = 16;
 
@@ -92,18 +76,19 @@ impl Partial {
     ) -> Result<Partial, Error> {
         let claim = inner.claims.claim(digest).await;
         let leftover = inner.leftovers.take(&digest);
-        let (file, on_disk) = open_file(inner, &digest).map_err(Error::io("opening a partial file"))?;
+        let file = disk::open(&inner.tree.partial(&digest)).map_err(Error::io("opening a partial file"))?;
+        let on_disk = file.metadata().map_err(Error::io("looking at a partial file"))?.len();
         let kept = match total {
             Some(total) if on_disk > total => 0,
             _ => on_disk.saturating_sub(DISTRUSTED_TAIL),
         };
-        file.set_len(kept).map_err(Error::io("cutting a partial file"))?;
+        // Nobody counts the file from here on, so it must not stay where this fails.
+        let unname = |_: &Error| inner.leftovers.remove(digest, inner.space.take_anyway(kept), inner);
+        disk::cut(&file, kept).map_err(Error::io("cutting a partial file")).inspect_err(unname)?;
         drop(leftover);
-        let room = inner.make_room(total.unwrap_or(kept.max(GROWTH))).await.inspect_err(|_| {
-            // Nobody counts the file from here on, so it must not stay.
-            let _ = fs::remove_file(inner.tree.partial(&digest));
-        })?;
+        let room = inner.make_room(total.unwrap_or(kept.max(GROWTH))).await.inspect_err(unname)?;
         room.written().fetch_add(kept, Ordering::AcqRel);
+        set_aside(&file, total).map_err(Error::io("setting room aside")).inspect_err(unname)?;
         let file = Arc::new(file);
         let (chunks, inbox) = mpsc::channel(QUEUE);
         let (committed, watcher) = watch::channel(0);
@@ -185,8 +170,7 @@ impl Partial {
     /// [`Error::Mismatch`], or the disk's.
     pub async fn prove(&mut self) -> Result<u64, Error> {
         self.chunks = None;
-        let written = (&mut self.writer).await.map_err(io::Error::other).and_then(|written| written);
-        let written = written.map_err(Error::io("writing a partial file"))?;
+        let written = self.end_of_writing().await.map_err(Error::io("writing a partial file"))?;
         self.claim = Some(written.claim);
         if written.digest == self.digest {
             return Ok(written.length);
@@ -201,46 +185,51 @@ impl Partial {
     }
 
     /// Gives proven bytes their name: sync, rename, index, in this order. A crash before the rename leaves a
-    /// partial file, one after it a blob that the next start finds.
+    /// partial file, one after it a blob that the next start counts.
     ///
     /// # Errors
     /// The disk's; the bytes stay as a partial then.
     pub async fn promote(mut self, length: u64) -> Result<(), Error> {
-        let (file, tree, digest) = (Arc::clone(&self.file), self.inner.tree.clone(), self.digest);
-        let named = tokio::task::spawn_blocking(move || {
-            file.sync_data()?;
-            tree.promote(&tree.partial(&digest), &digest)
-        });
-        named.await.map_err(io::Error::other).and_then(|named| named).map_err(Error::io("naming a blob"))?;
+        let (file, from) = (Arc::clone(&self.file), self.inner.tree.partial(&self.digest));
+        let named = self.inner.name(move || Ok(file), from, self.digest).await;
+        let is_named = named.is_ok() || self.inner.tree.find(&self.digest).is_some();
+        let room = if is_named { self.room.take() } else { None };
+        let Some(mut room) = room else { return self.inner.health.note(named) };
         self.fate = Fate::Promoted;
-        let mut room = self.room.take().expect("a partial holds its room until it is promoted");
         room.shrink_to(length);
-        self.inner.admit(digest, length, room).await
+        if named.is_err() {
+            self.inner.doubtful().push((self.digest, room));
+            return self.inner.health.note(named);
+        }
+        let admitted = self.inner.admit(self.digest, length, room).await;
+        self.inner.health.note(admitted)
     }
 
     /// Why the writer stopped taking bytes.
     async fn failure(&mut self) -> Error {
         self.chunks = None;
-        let outcome = (&mut self.writer).await.map_err(io::Error::other).and_then(|written| written);
-        let error = outcome.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+        let error = self.end_of_writing().await.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
         Error::io("writing a partial file")(error)
+    }
+
+    /// What the writer leaves. Where it failed, less is on disk than was handed in.
+    async fn end_of_writing(&mut self) -> io::Result<Written> {
+        let written = (&mut self.writer).await.map_err(io::Error::other).and_then(|written| written);
+        written.inspect_err(|_| self.accepted = self.file.metadata().map_or(self.accepted, |data| data.len()))
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
+        let Some(mut room) = self.room.take() else { return };
         match self.fate {
             Fate::Promoted => {}
             Fate::Keep if self.accepted > 0 => {
-                if let Some(mut room) = self.room.take() {
-                    room.shrink_to(self.accepted);
-                    self.inner.leftovers.keep(self.digest, room);
-                }
+                room.shrink_to(self.accepted);
+                self.inner.leftovers.keep(self.digest, room);
             }
             // Whoever follows the file still has it open; only the name goes.
-            Fate::Keep | Fate::Discard => {
-                let _ = fs::remove_file(self.inner.tree.partial(&self.digest));
-            }
+            Fate::Keep | Fate::Discard => self.inner.leftovers.remove(self.digest, room, &self.inner),
         }
     }
 }
@@ -258,7 +247,7 @@ impl Pen {
         self.rehash(kept)?;
         let (mut offset, mut unpublished) = (kept, 0);
         while let Some(bytes) = inbox.blocking_recv() {
-            self.file.write_all_at(&bytes, offset)?;
+            disk::write(&self.file, &bytes, offset)?;
             self.hasher.update(&bytes);
             self.written.fetch_add(bytes.len() as u64, Ordering::AcqRel);
             offset += bytes.len() as u64;
@@ -269,6 +258,8 @@ impl Pen {
             }
         }
         self.committed.send_replace(offset);
+        // What was set aside beyond it is given back when this is not all.
+        disk::cut(&self.file, offset)?;
         Ok(Written { digest: self.hasher.finish(), length: offset, claim })
     }
 
@@ -290,83 +281,12 @@ impl Pen {
     }
 }
 
-impl Claims {
-    /// Waits until nobody else writes `digest`.
-    pub(super) async fn claim(self: &Arc<Self>, digest: Digest) -> Claim {
-        loop {
-            let freed = self.freed.notified();
-            tokio::pin!(freed);
-            freed.as_mut().enable();
-            if let Some(claim) = self.try_claim(digest) {
-                return claim;
-            }
-            freed.await;
-        }
+/// Less is written before a disk could fill up.
+const WORTH_SETTING_ASIDE: u64 = 1 << 20;
+
+fn set_aside(file: &File, total: Option<u64>) -> io::Result<()> {
+    match total {
+        Some(total) if total >= WORTH_SETTING_ASIDE => disk::set_aside(file, total).map(drop),
+        _ => Ok(()),
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
-    /// The claim on `digest`, unless somebody has it.
-    pub(super) fn try_claim(self: &Arc<Self>, digest: Digest) -> Option<Claim> {
-        let is_free = self.lock().insert(digest, ()).is_none();
-        is_free.then(|| Claim { claims: Arc::clone(self), digest })
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, ()>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.claims.lock().remove(&self.digest);
-        self.claims.freed.notify_waiters();
-    }
-}
-
-/// Partial files that nobody is writing, with the room they take.
-#[derive(Debug, Default)]
-pub(super) struct Leftovers(Mutex<HashMap<Digest, Leftover>>);
-
-#[derive(Debug)]
-pub(super) struct Leftover {
-    since: u64,
-    _room: Reservation,
-}
-
-impl Leftovers {
-    pub(super) fn keep(&self, digest: Digest, room: Reservation) {
-        let since = super::index::millis(lifecycle::now());
-        self.keep_since(digest, room, since);
-    }
-
-    pub(super) fn keep_since(&self, digest: Digest, mut room: Reservation, since: u64) {
-        room.written().store(room.bytes(), Ordering::Release);
-        room.settle();
-        self.lock().insert(digest, Leftover { since, _room: room });
-    }
-
-    /// Takes one out; its room is given back when the result is dropped.
-    pub(super) fn take(&self, digest: &Digest) -> Option<Leftover> {
-        self.lock().remove(digest)
-    }
-
-    /// Those from before `time` (milliseconds since 1970).
-    pub(super) fn older(&self, time: u64) -> Vec<Digest> {
-        self.lock().iter().filter(|(_, it)| it.since < time).map(|(digest, _)| *digest).collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Leftover>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn open_file(inner: &Inner, digest: &Digest) -> io::Result<(File, u64)> {
-    let path = inner.tree.partial(digest);
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    let length = file.metadata()?.len();
-    Ok((file, length))
 }

@@ -1,22 +1,53 @@
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, StreamExt};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::oci::{ByteRange, Digest};
+use super::Inner;
+use crate::oci::{ByteRange, Digest, Hasher};
 
 /// A finished blob that is being read. It is not evicted as long as this lives.
+///
+/// Disks rot, and hands slip. So a blob is hashed while it goes out whole for the first time since the start, or since
+/// its file changed; after that it is enough that the file is the same one still. Either way its last [`HOLD_BACK`]
+/// bytes wait for the verdict, and what is wrong is completed by nobody and goes into quarantine (I1).
 #[derive(Debug, Clone)]
 pub struct Blob {
+    pub(super) inner: Arc<Inner>,
+    pub(super) digest: Digest,
     pub(super) file: Arc<File>,
-    pub(super) size: u64,
+    pub(super) seen: Seen,
     pub(super) _reading: Arc<Reading>,
+}
+
+/// So many bytes at the end of a body stay back until it is known to be right: nobody completes a corrupt download
+/// (I1). A blob no longer than this is proven before its first byte goes out, so that its client can still be given
+/// a clean answer.
+pub const HOLD_BACK: u64 = 64 << 10;
+
+/// By what a file is known again: whoever changes it changes this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) length: u64,
+    inode: u64,
+    modified: (i64, i64),
+}
+
+/// The way through a blob.
+struct Walk {
+    blob: Blob,
+    at: u64,
+    end: u64,
+    /// Where the hash decides; elsewhere the file must be the same at the end.
+    hasher: Option<Hasher>,
 }
 
 /// Which blobs are being read, and by how many.
@@ -40,24 +71,104 @@ static MAY_ASK: AtomicBool = AtomicBool::new(true);
 impl Blob {
     /// Its length in bytes.
     pub fn size(&self) -> u64 {
-        self.size
+        self.seen.length
     }
 
-    /// The open file.
-    pub fn file(&self) -> &Arc<File> {
-        &self.file
-    }
-
-    /// The bytes of `range`. The stream errs where the disk does, or where the file is shorter than it was.
+    /// The bytes of `range`. The stream errs where the disk does, and before the last piece where the blob is not what
+    /// it should be.
     pub fn read(self, range: ByteRange) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-        stream::try_unfold((self, range.start), move |(blob, at)| async move {
-            if at >= range.end {
-                return Ok(None);
-            }
-            let bytes = read_at(&blob.file, at, range.end - at).await?;
-            let after = at + bytes.len() as u64;
-            Ok(Some((bytes, (blob, after))))
+        let is_whole = range == ByteRange::whole(self.size());
+        let hasher = (is_whole && !self.is_proven()).then(|| self.digest.algorithm().hasher());
+        let walk = Walk { blob: self, at: range.start, end: range.end, hasher };
+        stream::try_unfold(walk, |mut walk| async move {
+            let bytes = walk.next().await?;
+            Ok(bytes.map(|bytes| (bytes, walk)))
         })
+    }
+
+    /// All of it, where it is right.
+    pub(super) async fn read_whole(self) -> io::Result<Bytes> {
+        let mut bytes = BytesMut::with_capacity(usize::try_from(self.size()).unwrap_or(0));
+        let mut walk = pin!(self.clone().read(ByteRange::whole(self.size())));
+        while let Some(piece) = walk.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Whether it was hashed since the start, and its file is the same still.
+    pub(super) fn is_proven(&self) -> bool {
+        self.inner.proven.get(&self.digest) == Some(self.seen)
+    }
+}
+
+impl Seen {
+    pub(super) fn of(data: &Metadata) -> Seen {
+        let modified = (data.mtime(), data.mtime_nsec());
+        Seen { length: data.len(), inode: data.ino(), modified }
+    }
+
+    /// What is at `path` now.
+    pub(super) fn at(path: &Path) -> Option<Seen> {
+        fs::metadata(path).ok().as_ref().map(Seen::of)
+    }
+}
+
+impl Walk {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let free = self.end.saturating_sub(HOLD_BACK);
+        if self.at < free {
+            return self.piece(free).await.map(Some);
+        }
+        let mut tail = self.piece(self.end).await?;
+        while self.at < self.end {
+            tail = [tail, self.piece(self.end).await?].concat().into();
+        }
+        self.verdict().await?;
+        Ok(Some(tail))
+    }
+
+    async fn piece(&mut self, end: u64) -> io::Result<Bytes> {
+        let read = read_at(&self.blob.file, self.at, end - self.at).await;
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.expel("it cannot be read").await;
+                return Err(error);
+            }
+        };
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes);
+        }
+        self.at += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// Whether the last piece may go out.
+    async fn verdict(&mut self) -> io::Result<()> {
+        let Blob { inner, digest, seen, .. } = &self.blob;
+        let hashed = self.hasher.take().map(Hasher::finish);
+        if hashed.is_some_and(|actual| actual != *digest) {
+            self.expel("its content does not match its digest").await;
+            return Err(io::Error::other(
+                "the cached blob is damaged; it is fetched again when it is asked for",
+            ));
+        }
+        if Seen::at(&inner.tree.blob(digest)) != Some(*seen) {
+            inner.proven.invalidate(digest);
+            return Err(io::Error::other("the cached blob was changed while it was read"));
+        }
+        if hashed.is_some() {
+            inner.proven.insert(*digest, *seen);
+        }
+        Ok(())
+    }
+
+    async fn expel(&self, why: &'static str) {
+        self.blob.inner.expel(&self.blob.digest, Some(self.blob.seen), why).await;
     }
 }
 

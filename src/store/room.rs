@@ -1,12 +1,10 @@
 //! Making room: what goes when something new comes.
 
-use std::fs;
-
+use super::claims::Claim;
 use super::index::{Change, Entry};
 use super::metrics::Reason;
-use super::partial::Claim;
 use super::space::Reservation;
-use super::{Error, Inner};
+use super::{Error, Inner, disk};
 use crate::oci::Digest;
 
 impl Inner {
@@ -30,79 +28,82 @@ impl Inner {
         }
     }
 
-    /// Takes out a leftover, or as many blobs as make room for `wanted` bytes, unless there is room by now. Where
+    /// Takes out leftovers, or as many blobs as make room for `wanted` bytes, unless there is room by now. Where
     /// they would not make enough, nothing goes.
     async fn evict(&self, wanted: u64) -> Result<(), Error> {
         let limit = self.space.limit();
-        let no_room = Error::NoRoom { wanted, limit };
         if wanted > limit {
-            return Err(no_room);
+            return Err(Error::NoRoom { wanted, limit });
         }
         let _one_at_a_time = self.evicting.lock().await;
         // Counted anew: who had the lock before may have made room for us too.
-        let missing = self.space.missing(wanted);
-        if missing == 0 {
+        let Some(missing) = self.space.missing(wanted) else { return Ok(()) };
+        // What is damaged is of no use to anybody.
+        if self.quarantine.drop_older(u64::MAX, self) {
             return Ok(());
         }
         self.flush_used().await;
         let mut victims = Vec::new();
-        self.index.oldest(missing, |digest, entry| match self.may_go(digest) {
+        self.index.oldest(missing.bytes, |digest, entry| match self.may_go(digest) {
             Some(claim) => {
                 victims.push((*digest, entry, claim));
                 true
             }
             None => false,
         });
+        // A partial download goes like a blob of its age, and before the wish is refused.
+        let is_enough = victims.iter().map(|(_, entry, _)| entry.size).sum::<u64>() >= missing.bytes;
         let oldest = victims.first().map_or(u64::MAX, |(_, entry, _)| entry.last_use);
-        if self.drop_leftovers(oldest) {
+        if self.leftovers.drop_older(if is_enough { oldest } else { u64::MAX }, self) {
             return Ok(());
         }
-        if victims.iter().map(|(_, entry, _)| entry.size).sum::<u64>() < missing {
-            // All that may go would go in vain.
-            return Err(no_room);
+        if is_enough {
+            return self.take_out(victims).await;
         }
-        self.take_out(victims).await
+        // All that may go would go in vain.
+        Err(match missing.is_full {
+            true => Error::Full { wanted, min_free: self.space.min_free() },
+            false => Error::NoRoom { wanted, limit },
+        })
     }
 
-    /// The index forgets them first: a crash in between leaves files that the next start finds. Their claims
+    /// The index forgets them first: a crash in between leaves files that the next start counts again. Their claims
     /// are held until the files are gone, so that nobody finds or writes one of them in between.
     async fn take_out(&self, victims: Vec<(Digest, Entry, Claim)>) -> Result<(), Error> {
-        let digests = victims.iter().map(|(digest, ..)| *digest).collect();
-        self.index.change(Change::Removed(digests)).await?;
-        for (digest, entry, _claim) in victims {
+        let digests: Vec<Digest> = victims.iter().map(|(digest, ..)| *digest).collect();
+        let rooms: Vec<_> = victims.iter().map(|(_, entry, _)| self.space.take_anyway(entry.size)).collect();
+        if let Err(error) = self.index.change(Change::Removed(digests.clone())).await {
+            self.doubtful().extend(digests.into_iter().zip(rooms));
+            return Err(error);
+        }
+        for ((digest, entry, _claim), room) in victims.into_iter().zip(rooms) {
             self.documents.invalidate(&digest).await;
-            self.unlink(digest).await;
-            self.space.gone(entry.size);
+            self.proven.invalidate(&digest);
+            if !self.unlink(digest).await {
+                // It takes room on, and comes back into the index.
+                self.doubtful().push((digest, room));
+            }
             self.metrics.evicted(Reason::Size, entry.size);
             tracing::debug!(%digest, size = entry.size, "evicted");
         }
-        self.show_count();
+        self.space.show_blobs();
         Ok(())
     }
 
     /// On a thread of its own: freeing the blocks of a large file takes its time.
-    async fn unlink(&self, digest: Digest) {
+    async fn unlink(&self, digest: Digest) -> bool {
         let path = self.tree.blob(&digest);
-        let removed = tokio::task::spawn_blocking(move || fs::remove_file(path)).await;
-        if let Err(error) = removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            tracing::warn!(%digest, %error, "an evicted blob could not be removed");
+        let is_gone = tokio::task::spawn_blocking(move || disk::rid(&path)).await.unwrap_or(false);
+        if is_gone {
+            self.settle_later(digest);
+        } else {
+            tracing::debug!(%digest, "an evicted blob could not be removed");
         }
+        is_gone
     }
 
     /// What is read is never cut off, and what is being written again is about to be used.
     fn may_go(&self, digest: &Digest) -> Option<Claim> {
         if self.readers.is_read(digest) { None } else { self.claims.try_claim(*digest) }
-    }
-
-    /// Partial downloads that nobody took up since `before` go like blobs of that age.
-    fn drop_leftovers(&self, before: u64) -> bool {
-        let mut dropped = false;
-        for digest in self.leftovers.older(before) {
-            let Some(_claim) = self.claims.try_claim(digest) else { continue };
-            let leftover = self.leftovers.take(&digest);
-            let _ = fs::remove_file(self.tree.partial(&digest));
-            dropped |= leftover.is_some();
-        }
-        dropped
     }
 }

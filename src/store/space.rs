@@ -2,33 +2,49 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::index::Totals;
 use super::metrics::StoreMetrics;
 use crate::config::{Cache, SizeLimit};
 
 /// How many bytes there are, and how many there may be.
 ///
-/// Room is taken *before* bytes are written and given back after they are gone, so that the limit holds at
-/// every moment, whatever happens in between.
+/// Blobs are counted by the index. Whatever else is on disk, or may soon be, has a [`Reservation`]: taken *before* bytes
+/// are written, and before a blob leaves the index; given back after its entry is in the index, or the file is gone. So
+/// the limit holds at every moment, whatever happens in between.
 #[derive(Debug)]
 pub(super) struct Space {
     root: PathBuf,
-    limit: u64,
-    min_free: u64,
+    blobs: Arc<Totals>,
+    limits: Mutex<Limits>,
     taken: Mutex<Taken>,
     metrics: StoreMetrics,
 }
 
+/// What the operator allows.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    bytes: u64,
+    min_free: u64,
+}
+
+/// What stands in the way of more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shortfall {
+    /// So many bytes must go first.
+    pub(super) bytes: u64,
+    /// It is the file system that has too little, and not the limit that is reached.
+    pub(super) is_full: bool,
+}
+
 #[derive(Debug, Default)]
 struct Taken {
-    /// Finished blobs and reservations.
-    bytes: u64,
-    /// The part of it that is reserved.
+    /// For what is no blob, or not yet, or not any more.
     reserved: u64,
     /// The part of that which is not on disk yet, so that the file system does not show it as used.
     unwritten: u64,
 }
 
-/// Room for one file that is being written. What is not turned into a finished blob is given back on drop.
+/// Room for one file, given back on drop.
 #[derive(Debug)]
 pub(super) struct Reservation {
     space: Arc<Space>,
@@ -40,79 +56,110 @@ pub(super) struct Reservation {
 }
 
 impl Space {
-    pub(super) fn new(config: &Cache, held: u64, metrics: StoreMetrics) -> Space {
-        let whole = file_system(&config.dir).map_or(u64::MAX, |(size, _)| size);
-        let limit = match config.max_size {
-            SizeLimit::Bytes(size) => size.0,
-            SizeLimit::Share(share) => whole / 100 * u64::from(share.0),
-        };
-        metrics.limit.set(gauge(limit));
-        metrics.bytes.set(gauge(held));
-        let taken = Mutex::new(Taken { bytes: held, ..Taken::default() });
-        Space { root: config.dir.clone(), limit, min_free: config.min_free.0, taken, metrics }
+    pub(super) fn new(config: &Cache, blobs: &Arc<Totals>, metrics: StoreMetrics) -> Space {
+        let limits = Mutex::new(Limits::new(config));
+        metrics.limit.set(gauge(Limits::new(config).bytes));
+        let blobs = Arc::clone(blobs);
+        let space = Space { root: config.dir.clone(), blobs, limits, taken: Mutex::default(), metrics };
+        space.show_blobs();
+        space
+    }
+
+    /// The operator allows something else.
+    pub(super) fn set_limits(&self, config: &Cache) {
+        let limits = Limits::new(config);
+        self.metrics.limit.set(gauge(limits.bytes));
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     pub(super) fn limit(&self) -> u64 {
-        self.limit
+        self.limits().bytes
     }
 
-    /// How many bytes must go before `wanted` more may come; 0 when there is room.
-    pub(super) fn missing(&self, wanted: u64) -> u64 {
+    pub(super) fn min_free(&self) -> u64 {
+        self.limits().min_free
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What must go before `wanted` more bytes may come; `None` when there is room.
+    pub(super) fn missing(&self, wanted: u64) -> Option<Shortfall> {
         self.shortfall(&self.lock(), wanted)
     }
 
-    fn shortfall(&self, taken: &Taken, wanted: u64) -> u64 {
-        let over_limit = taken.bytes.saturating_add(wanted).saturating_sub(self.limit);
-        let free = file_system(&self.root).map_or(u64::MAX, |(_, free)| free);
-        let needed = self.min_free.saturating_add(taken.unwritten).saturating_add(wanted);
-        over_limit.max(needed.saturating_sub(free))
+    fn shortfall(&self, taken: &Taken, wanted: u64) -> Option<Shortfall> {
+        let Limits { bytes: limit, min_free } = self.limits();
+        let file_system = file_system(&self.root);
+        // What nobody has counted is on the file system: it cannot be more than all that is there.
+        let uncounted = file_system.filter(|_| !self.blobs.is_whole()).map_or(0, |it| it.used);
+        let held = self.blobs.bytes().saturating_add(taken.reserved);
+        let over_limit = held.max(uncounted).saturating_add(wanted).saturating_sub(limit);
+        let needed = min_free.saturating_add(taken.unwritten).saturating_add(wanted);
+        let over_free = file_system.map_or(0, |it| needed.saturating_sub(it.free));
+        let bytes = over_limit.max(over_free);
+        (bytes > 0).then_some(Shortfall { bytes, is_full: over_free > over_limit })
     }
 
     /// Takes room for `wanted` bytes.
     ///
     /// # Errors
-    /// How many bytes must go first.
-    pub(super) fn take(self: &Arc<Self>, wanted: u64) -> Result<Reservation, u64> {
+    /// What must go first.
+    pub(super) fn take(self: &Arc<Self>, wanted: u64) -> Result<Reservation, Shortfall> {
         self.add(wanted)?;
         Ok(Reservation { space: Arc::clone(self), bytes: wanted, written: Arc::default(), settled: 0 })
     }
 
-    fn add(&self, wanted: u64) -> Result<(), u64> {
+    /// The same for what is on disk already: it counts, whatever the limit.
+    pub(super) fn take_anyway(self: &Arc<Self>, bytes: u64) -> Reservation {
         let mut taken = self.lock();
-        match self.shortfall(&taken, wanted) {
-            0 => {
-                taken.bytes += wanted;
-                taken.reserved += wanted;
-                taken.unwritten += wanted;
-                self.show(&taken);
-                Ok(())
-            }
-            missing => Err(missing),
+        taken.reserved = taken.reserved.saturating_add(bytes);
+        self.show(&taken);
+        drop(taken);
+        let written = Arc::new(AtomicU64::new(bytes));
+        Reservation { space: Arc::clone(self), bytes, written, settled: bytes }
+    }
+
+    fn add(&self, wanted: u64) -> Result<(), Shortfall> {
+        let mut taken = self.lock();
+        if let Some(shortfall) = self.shortfall(&taken, wanted) {
+            return Err(shortfall);
         }
-    }
-
-    /// A file of so many bytes that was not counted so far is there.
-    pub(super) fn found(&self, bytes: u64) {
-        let mut taken = self.lock();
-        taken.bytes = taken.bytes.saturating_add(bytes);
+        taken.reserved += wanted;
+        taken.unwritten += wanted;
         self.show(&taken);
+        Ok(())
     }
 
-    /// A finished blob of so many bytes is gone.
-    pub(super) fn gone(&self, bytes: u64) {
-        let mut taken = self.lock();
-        taken.bytes = taken.bytes.saturating_sub(bytes);
-        self.show(&taken);
+    /// The index changed.
+    pub(super) fn show_blobs(&self) {
+        self.metrics.blobs.set(gauge(self.blobs.count()));
+        self.show(&self.lock());
     }
 
+    /// Under the lock, so that the last word is the latest.
     fn show(&self, taken: &Taken) {
-        self.metrics.bytes.set(gauge(taken.bytes));
+        self.metrics.bytes.set(gauge(self.blobs.bytes().saturating_add(taken.reserved)));
         self.metrics.partial_bytes.set(gauge(taken.reserved));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
         // Plain sums: a panic elsewhere cannot leave them half done.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Limits {
+    fn new(config: &Cache) -> Limits {
+        let bytes = match config.max_size {
+            SizeLimit::Bytes(size) => size.0,
+            SizeLimit::Share(share) => {
+                let whole = file_system(&config.dir).map_or(u64::MAX, |it| it.size);
+                whole / 100 * u64::from(share.0)
+            }
+        };
+        Limits { bytes, min_free: config.min_free.0 }
     }
 }
 
@@ -129,8 +176,8 @@ impl Reservation {
     /// Takes room for `more` bytes in addition.
     ///
     /// # Errors
-    /// How many bytes must go first.
-    pub(super) fn grow(&mut self, more: u64) -> Result<(), u64> {
+    /// What must go first.
+    pub(super) fn grow(&mut self, more: u64) -> Result<(), Shortfall> {
         self.settle();
         self.space.add(more)?;
         self.bytes += more;
@@ -143,24 +190,12 @@ impl Reservation {
         let surplus = self.bytes.saturating_sub(bytes);
         let written_surplus = self.settled.saturating_sub(bytes.min(self.bytes));
         let mut taken = self.space.lock();
-        taken.bytes = taken.bytes.saturating_sub(surplus);
         taken.reserved = taken.reserved.saturating_sub(surplus);
         taken.unwritten = taken.unwritten.saturating_sub(surplus - written_surplus);
         self.space.show(&taken);
         drop(taken);
         self.bytes -= surplus;
         self.settled -= written_surplus;
-    }
-
-    /// The reserved bytes are a finished blob now and count as such.
-    pub(super) fn become_blob(mut self) {
-        self.written.store(self.bytes, Ordering::Release);
-        self.settle();
-        let mut taken = self.space.lock();
-        taken.reserved = taken.reserved.saturating_sub(self.bytes);
-        self.space.show(&taken);
-        drop(taken);
-        (self.bytes, self.settled) = (0, 0);
     }
 
     /// Moves what was written meanwhile from "reserved" to "on disk".
@@ -181,10 +216,20 @@ impl Drop for Reservation {
     }
 }
 
-/// Size of the file system and what an ordinary user may still write, in bytes.
-fn file_system(root: &std::path::Path) -> Option<(u64, u64)> {
+/// A file system, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct FileSystem {
+    size: u64,
+    used: u64,
+    /// What an ordinary user may still write.
+    free: u64,
+}
+
+fn file_system(root: &std::path::Path) -> Option<FileSystem> {
     let stat = rustix::fs::statvfs(root).ok()?;
-    Some((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+    Some(FileSystem { size: bytes(stat.f_blocks), used: bytes(used), free: bytes(stat.f_bavail) })
 }
 
 /// Metrics count in `i64`.
@@ -198,62 +243,61 @@ mod tests {
     use crate::config::ByteSize;
     use crate::telemetry::Metrics;
 
-    fn space(limit: u64, folder: &tempfile::TempDir) -> Arc<Space> {
+    const BYTE: Shortfall = Shortfall { bytes: 1, is_full: false };
+
+    fn space(limit: u64, min_free: u64, folder: &tempfile::TempDir) -> Arc<Space> {
         let config = Cache {
             dir: folder.path().to_owned(),
             max_size: SizeLimit::Bytes(ByteSize(limit)),
-            min_free: ByteSize(0),
+            min_free: ByteSize(min_free),
         };
-        Arc::new(Space::new(&config, 40, StoreMetrics::new(&Metrics::default())))
+        let blobs = Arc::new(Totals::of(40));
+        Arc::new(Space::new(&config, &blobs, StoreMetrics::new(&Metrics::default())))
     }
 
-    fn sums(space: &Space) -> (u64, u64, u64) {
+    fn sums(space: &Space) -> (u64, u64) {
         let taken = space.lock();
-        (taken.bytes, taken.reserved, taken.unwritten)
+        (taken.reserved, taken.unwritten)
     }
 
     #[test]
     fn the_limit_holds_at_every_step() {
         let folder = tempfile::tempdir().unwrap();
-        let space = space(100, &folder);
+        let space = space(100, 0, &folder);
         let mut first = space.take(50).unwrap();
-        assert_eq!(space.take(11).unwrap_err(), 1, "one byte is missing");
+        assert_eq!(space.take(11).unwrap_err(), BYTE, "one byte is missing");
         first.shrink_to(20);
         let second = space.take(40).unwrap();
-        assert_eq!(first.grow(1).unwrap_err(), 1);
+        assert_eq!(first.grow(1).unwrap_err(), BYTE);
         drop(second);
         first.grow(40).unwrap();
-        first.become_blob();
-        assert_eq!(space.take(1).unwrap_err(), 1);
-        space.gone(60);
+        assert_eq!(space.take(1).unwrap_err(), BYTE);
+        let more = space.take_anyway(30);
+        assert_eq!(space.missing(0), Some(Shortfall { bytes: 30, is_full: false }));
+        drop((first, more));
         assert_eq!(space.take(60).unwrap().bytes(), 60);
-        assert_eq!(sums(&space), (40, 0, 0));
+        assert_eq!(sums(&space), (0, 0));
     }
 
     #[test]
     fn what_is_on_disk_is_not_counted_as_still_to_come() {
         let folder = tempfile::tempdir().unwrap();
-        let space = space(100, &folder);
+        let space = space(100, 0, &folder);
         let mut room = space.take(50).unwrap();
         room.written().store(30, Ordering::Release);
         room.grow(1).unwrap();
-        assert_eq!(sums(&space), (91, 51, 21));
+        assert_eq!(sums(&space), (51, 21));
         room.shrink_to(30);
-        assert_eq!(sums(&space), (70, 30, 0));
+        assert_eq!(sums(&space), (30, 0));
         room.shrink_to(10);
-        assert_eq!(sums(&space), (50, 10, 0));
+        assert_eq!(sums(&space), (10, 0));
     }
 
     #[test]
     fn the_file_system_keeps_its_reserve() {
         let folder = tempfile::tempdir().unwrap();
-        let (_, free) = file_system(folder.path()).unwrap();
-        let config = Cache {
-            dir: folder.path().to_owned(),
-            max_size: SizeLimit::Bytes(ByteSize(u64::MAX)),
-            min_free: ByteSize(free.saturating_add(1 << 40)),
-        };
-        let space = Arc::new(Space::new(&config, 0, StoreMetrics::new(&Metrics::default())));
-        assert!(space.take(1).is_err());
+        let free = file_system(folder.path()).unwrap().free;
+        let space = space(u64::MAX, free.saturating_add(1 << 40), &folder);
+        assert!(space.take(1).unwrap_err().is_full);
     }
 }

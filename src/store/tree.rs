@@ -3,7 +3,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::OpenError;
+use super::index::{Entry, millis};
+use super::{OpenError, disk};
 use crate::oci::{Algorithm, Digest};
 
 /// The store on disk:
@@ -17,11 +18,12 @@ use crate::oci::{Algorithm, Digest};
 ///   blobs/sha512/ab/<hex>
 ///   ingest/sha256-<hex>         a partial download, resumed after a restart
 ///   ingest/sha256-<hex>.new     a document on its way to its name
+///   quarantine/sha256-<hex>     what was found to be damaged, until room is needed
 /// ```
 ///
 /// A file comes into `blobs/` only by rename, after its bytes are proven and synced (I1). Without the sync a
-/// power cut can leave an empty file under the final name; without syncing the directory it can only lose
-/// the name, which costs one more fetch.
+/// power cut can leave an empty file under the final name; without syncing the folder it can lose the name of
+/// what the index says is there.
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
     root: PathBuf,
@@ -43,10 +45,6 @@ impl Tree {
         Ok((tree, lock))
     }
 
-    pub(super) fn root(&self) -> &Path {
-        &self.root
-    }
-
     pub(super) fn index(&self) -> PathBuf {
         self.root.join("index.redb")
     }
@@ -56,8 +54,12 @@ impl Tree {
     }
 
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.hex();
-        self.algorithm(digest.algorithm()).join(&hex[..2]).join(&hex)
+        self.folder(digest).join(digest.hex())
+    }
+
+    /// The folder that holds a blob.
+    pub(super) fn folder(&self, digest: &Digest) -> PathBuf {
+        self.algorithm(digest.algorithm()).join(&digest.hex()[..2])
     }
 
     pub(super) fn algorithm(&self, algorithm: Algorithm) -> PathBuf {
@@ -78,9 +80,34 @@ impl Tree {
         format!("{algorithm}:{hex}").parse().ok()
     }
 
-    /// Gives a synced file its final name. A crash before this leaves it in `ingest/`.
-    pub(super) fn promote(&self, from: &Path, digest: &Digest) -> io::Result<()> {
-        fs::rename(from, self.blob(digest))
+    /// Where a damaged blob lies.
+    pub(super) fn quarantined(&self, digest: &Digest) -> PathBuf {
+        self.quarantine().join(format!("{}-{}", digest.algorithm().as_str(), digest.hex()))
+    }
+
+    pub(super) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    /// What there is of a blob. When it was last used nobody knows here; when it was written is the next best.
+    pub(super) fn find(&self, digest: &Digest) -> Option<Entry> {
+        fs::metadata(self.blob(digest)).ok().as_ref().and_then(Tree::entry)
+    }
+
+    /// The same of a file that is at hand.
+    pub(super) fn entry(data: &fs::Metadata) -> Option<Entry> {
+        let last_use = data.modified().map_or(0, millis);
+        data.is_file().then_some(Entry { size: data.len(), last_use })
+    }
+
+    /// Whether no blob has its name here.
+    pub(super) fn is_empty(&self) -> bool {
+        let holds_files =
+            |folder: PathBuf| fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
+        !Algorithm::ALL.iter().any(|algorithm| {
+            let folders = fs::read_dir(self.algorithm(*algorithm)).into_iter().flatten().flatten();
+            folders.map(|folder| folder.path()).any(holds_files)
+        })
     }
 
     /// The 256 folders of each algorithm exist from the start, so that no blob waits for one.
@@ -89,6 +116,7 @@ impl Tree {
         // What is cached may come from private repositories.
         builder.recursive(true).mode(0o700);
         builder.create(self.ingest())?;
+        builder.create(self.quarantine())?;
         for algorithm in Algorithm::ALL {
             let folder = self.algorithm(algorithm);
             if !folder.join("ff").is_dir() {
@@ -120,8 +148,13 @@ impl Tree {
                 known: FORMAT,
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut file = File::create(&path).map_err(failed)?;
-                writeln!(file, "{FORMAT}").and_then(|()| file.sync_all()).map_err(failed)
+                // Whole or not at all: half of it would be taken for another format.
+                let fresh = path.with_extension("new");
+                let written = File::create(&fresh).and_then(|mut file| {
+                    writeln!(file, "{FORMAT}")?;
+                    file.sync_all()
+                });
+                written.and_then(|()| disk::rename(&fresh, &path)).map_err(failed)
             }
             Err(error) => Err(failed(error)),
         }
@@ -139,7 +172,7 @@ mod tests {
         assert!(matches!(Tree::open(folder.path()), Err(OpenError::InUse(_))));
         drop(lock);
         assert!(Tree::open(folder.path()).is_ok());
-        fs::write(tree.root().join("VERSION"), "2\n").unwrap();
+        fs::write(tree.root.join("VERSION"), "2\n").unwrap();
         assert!(matches!(Tree::open(folder.path()), Err(OpenError::Format { .. })));
     }
 

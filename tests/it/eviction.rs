@@ -201,7 +201,10 @@ async fn a_disk_that_fails_costs_the_cache_and_not_the_pull() {
             eventually_eq(0.0, || house.metric("tidelock_flights")).await;
         }
         assert_eq!(house.blobs(), []);
+        let failing = "tidelock_cache_failing{reason=\"disk\"}";
+        assert_eq!(house.metric(failing).await, 1.0);
         std::fs::rename(&aside, &folder).unwrap();
+        eventually_eq(0.0, || house.metric(failing)).await;
         assert!(house.client().pull("library/app", "v1").await.unwrap().is(&image), "{folder:?}");
         eventually_eq(0.0, || house.metric("tidelock_flights")).await;
         assert_eq!(house.blobs().len(), image.blobs.len() + image.manifests.len(), "{folder:?}");

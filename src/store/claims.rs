@@ -1,0 +1,53 @@
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::oci::Digest;
+
+/// Which digests are being written, found, or taken out: whatever changes both a file and its entry in the
+/// index, or the count of its bytes, does so under a claim.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    taken: Mutex<HashSet<Digest>>,
+    freed: Notify,
+}
+
+/// The only one who changes what there is of a digest, until dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    claims: Arc<Claims>,
+    digest: Digest,
+}
+
+impl Claims {
+    /// Waits until nobody else writes `digest`.
+    pub(super) async fn claim(self: &Arc<Self>, digest: Digest) -> Claim {
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if let Some(claim) = self.try_claim(digest) {
+                return claim;
+            }
+            freed.await;
+        }
+    }
+
+    /// The claim on `digest`, unless somebody has it.
+    pub(super) fn try_claim(self: &Arc<Self>, digest: Digest) -> Option<Claim> {
+        let is_free = self.lock().insert(digest);
+        is_free.then(|| Claim { claims: Arc::clone(self), digest })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.lock().remove(&self.digest);
+        self.claims.freed.notify_waiters();
+    }
+}

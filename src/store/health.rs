@@ -1,0 +1,143 @@
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
+use tokio::time::Instant;
+
+use super::Error;
+use super::metrics::StoreMetrics;
+
+/// Whether the disk takes what it is given.
+///
+/// ```text
+/// Well ── a write fails: one line, a gauge ──▶ Failing ── every few seconds a probe ──▶ Well again
+///                                                 └── meanwhile everything passes through uncached
+/// ```
+#[derive(Debug)]
+pub(super) struct Health {
+    failing: Mutex<Option<Failing>>,
+    metrics: StoreMetrics,
+}
+
+#[derive(Debug)]
+struct Failing {
+    cause: Cause,
+    since: Instant,
+}
+
+/// Why nothing can be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The file system is full, or would be left with less than `cache.min_free`.
+    Full,
+    /// It takes no writes.
+    ReadOnly,
+    /// The process has too many open files.
+    Descriptors,
+    /// Anything else that the disk says.
+    Disk,
+}
+
+impl Health {
+    pub(super) fn new(metrics: StoreMetrics) -> Health {
+        Health { failing: Mutex::default(), metrics }
+    }
+
+    /// Whether it is worth trying to keep something.
+    ///
+    /// # Errors
+    /// [`Error::Failing`].
+    pub(super) fn may_try(&self) -> Result<(), Error> {
+        match self.lock().as_ref() {
+            Some(failing) => Err(Error::Failing(failing.cause.advice())),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Takes note of why something could not be kept, where that is the disk's doing.
+    pub(super) fn note<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &outcome
+            && let Some(cause) = Cause::of(error)
+        {
+            self.failed(cause, error);
+        }
+        outcome
+    }
+
+    fn failed(&self, cause: Cause, error: &Error) {
+        self.metrics.failures.inc();
+        let mut failing = self.lock();
+        if failing.as_ref().is_some_and(|known| known.cause == cause) {
+            return;
+        }
+        tracing::error!(%error, "{}; pulls go on uncached until that is over", cause.advice());
+        self.metrics.failing(Some(cause));
+        let since = failing.as_ref().map_or_else(Instant::now, |known| known.since);
+        *failing = Some(Failing { cause, since });
+    }
+
+    /// Something was kept.
+    pub(super) fn worked(&self) {
+        if let Some(failing) = self.lock().take() {
+            tracing::info!(after = ?failing.since.elapsed(), "the cache takes what is pulled again");
+            self.metrics.failing(None);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Failing>> {
+        // Put in and taken out whole.
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cause {
+    /// Every value, for metrics that start at 0.
+    pub(super) const ALL: [Cause; 4] = [Cause::Full, Cause::ReadOnly, Cause::Descriptors, Cause::Disk];
+
+    /// `None` for what is not the disk's doing: a blob that is larger than the cache, or wrong.
+    fn of(error: &Error) -> Option<Cause> {
+        match error {
+            Error::Io { source, .. } => Some(Cause::of_io(source)),
+            Error::Index(_) => Some(Cause::Disk),
+            Error::Full { .. } => Some(Cause::Full),
+            Error::NoRoom { .. } | Error::Mismatch | Error::Failing(_) => None,
+        }
+    }
+
+    fn of_io(error: &io::Error) -> Cause {
+        match Errno::from_io_error(error) {
+            Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Cause::Full,
+            Some(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Cause::ReadOnly,
+            Some(Errno::MFILE | Errno::NFILE) => Cause::Descriptors,
+            _ => Cause::Disk,
+        }
+    }
+
+    /// The label.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Cause::Full => "full",
+            Cause::ReadOnly => "read_only",
+            Cause::Descriptors => "descriptors",
+            Cause::Disk => "disk",
+        }
+    }
+
+    /// What is wrong and what to do about it.
+    fn advice(self) -> &'static str {
+        match self {
+            Cause::Full => "the cache's file system is full; free some space on it, or lower cache.min_free",
+            Cause::ReadOnly => {
+                "the cache's file system takes no writes; remount it, or give this user the right to write"
+            }
+            Cause::Descriptors => {
+                "the process has too many open files; raise its limit (ulimit -n, LimitNOFILE=)"
+            }
+            Cause::Disk => "the cache's disk fails; the system's log says more",
+        }
+    }
+}

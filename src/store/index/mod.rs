@@ -1,0 +1,470 @@
+//! What is here, how big, when last used, who may see it, and what names mean.
+//!
+//! Reads run where they are called, a few microseconds each. Changes go to one thread that commits what has
+//! gathered, so that a burst of them costs one sync; each is answered once it is on disk. Files are the
+//! truth about content and this is the truth about everything else: losing it costs names and use times,
+//! never a blob.
+//!
+//! `tables.rs` is what it holds, `shelf.rs` what becomes of it when the disk fails, `backing.rs` its file.
+
+mod backing;
+mod shelf;
+mod tables;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+
+use self::shelf::Shelf;
+use self::tables::{BLOBS, BYTES, COUNT, LINKS, LRU, META, NAMES, NOTES, WHOLE};
+use super::{Error, Link, Name, Stamp};
+use crate::oci::{Algorithm, Digest, Repository};
+
+/// Changes committed together at most; one sync to disk pays for all of them.
+const BATCH: usize = 512;
+
+/// How often a disk that takes no writes is tried again.
+const THAW: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 1000 });
+
+/// The index of the store.
+#[derive(Debug)]
+pub(super) struct Index {
+    shelf: Arc<Shelf>,
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// One entry of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) size: u64,
+    pub(super) last_use: u64,
+}
+
+/// Sums over all blobs as of the last commit, for whoever needs them often.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    bytes: AtomicU64,
+    count: AtomicU64,
+    is_whole: AtomicBool,
+}
+
+/// One change to the index.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// A file is about to get its final name.
+    Coming(Digest),
+    /// It has it, also after a power cut.
+    Added(Digest, Entry),
+    /// These were found in the tree.
+    Found(Vec<(Digest, Entry)>),
+    /// Files are about to lose theirs. Links fall with them, names stay: a tag still means its digest.
+    Removed(Vec<Digest>),
+    /// They have, also after a power cut.
+    Settled(Vec<Digest>),
+    /// These were used.
+    Used(Vec<(Digest, u64)>),
+    /// A repository contains this.
+    Linked(Repository, Digest, Link),
+    /// A name means this from now on.
+    Named(Repository, Name, Stamp),
+    /// A name means nothing any more.
+    Unnamed(Repository, Name),
+    /// Another room has something to remember.
+    Noted(String, Vec<u8>),
+    /// Every blob of the tree is known.
+    Whole,
+}
+
+struct Job {
+    change: Change,
+    done: oneshot::Sender<Result<(), Error>>,
+}
+
+impl Index {
+    /// Opens the index, or makes an empty one where there is none or a damaged one. What came or went when the last
+    /// process ended is settled: `find` tells what there is of a digest in the tree.
+    pub(super) fn open(path: &Path, find: impl Fn(&Digest) -> Option<Entry>) -> Result<Index, Error> {
+        let shelf = Arc::new(Shelf::open(path, find)?);
+        let (jobs, inbox) = mpsc::channel();
+        let own = Arc::clone(&shelf);
+        let writer =
+            std::thread::Builder::new().name("index".to_owned()).spawn(move || write_loop(&own, &inbox));
+        let writer = writer.map_err(|error| Error::Index(format!("cannot start its thread: {error}")))?;
+        Ok(Index { shelf, jobs: Some(jobs), writer: Some(writer) })
+    }
+
+    /// Sums over all blobs. They change with each commit.
+    pub(super) fn totals(&self) -> &Arc<Totals> {
+        self.shelf.totals()
+    }
+
+    /// Resolves when a new index has taken the place of one that turned out to be damaged. Cancel-safe.
+    pub(super) async fn replaced(&self) {
+        self.shelf.replaced.notified().await;
+    }
+
+    /// The entry of `digest`.
+    pub(super) fn entry(&self, digest: &Digest) -> Option<Entry> {
+        self.shelf.read(|read| {
+            let found = read.open_table(BLOBS)?.get(key(digest).as_slice())?;
+            Ok(found.map(|row| Entry { size: row.value().0, last_use: row.value().1 }))
+        })
+    }
+
+    /// The proof that `repository` contains `digest`.
+    pub(super) fn link(&self, repository: &Repository, digest: &Digest) -> Option<Link> {
+        self.shelf.read(|read| {
+            let found =
+                read.open_table(LINKS)?.get((key(digest).as_slice(), repository.to_string().as_str()))?;
+            Ok(found.map(|row| {
+                let (size, is_manifest, media_type) = row.value();
+                Link { size, is_manifest, media_type: media_type.to_owned() }
+            }))
+        })
+    }
+
+    /// What `name` means in `repository`.
+    pub(super) fn name(&self, repository: &Repository, name: &Name) -> Option<Stamp> {
+        self.shelf.read(|read| {
+            let key = (repository.to_string(), name.to_string());
+            let found = read.open_table(NAMES)?.get((key.0.as_str(), key.1.as_str()))?;
+            Ok(found.and_then(|row| {
+                let (digest, size, media_type, since, confirmed) = row.value();
+                let digest = parse_key(digest)?;
+                let media_type = media_type.to_owned();
+                Some(Stamp { digest, size, media_type, since: time(since), confirmed: time(confirmed) })
+            }))
+        })
+    }
+
+    /// The note called `name`.
+    pub(super) fn note(&self, name: &str) -> Option<Vec<u8>> {
+        self.shelf.read(|read| Ok(read.open_table(NOTES)?.get(name)?.map(|row| row.value().to_vec())))
+    }
+
+    /// Every repository that has a name in it, in order.
+    pub(super) fn repositories(&self) -> Vec<String> {
+        let found = self.shelf.read(|read| {
+            let names = read.open_table(NAMES)?;
+            let mut found: Vec<String> = Vec::new();
+            let mut from = String::new();
+            // One seek a repository, past all its names.
+            while let Some(row) = names.range::<(&str, &str)>((from.as_str(), "")..)?.next() {
+                let repository = row?.0.value().0.to_owned();
+                from = format!("{repository}\u{0}");
+                found.push(repository);
+            }
+            Ok(Some(found))
+        });
+        found.unwrap_or_default()
+    }
+
+    /// Shows the least recently used blobs to `take`, until those that it takes sum up to `bytes`.
+    pub(super) fn oldest(&self, bytes: u64, mut take: impl FnMut(&Digest, Entry) -> bool) {
+        self.shelf.read(|read| {
+            let mut sum = 0u64;
+            for row in read.open_table(LRU)?.range::<(u64, &[u8])>(..)? {
+                let (at, size) = row?;
+                let (last_use, key) = at.value();
+                let entry = Entry { size: size.value(), last_use };
+                if parse_key(key).is_some_and(|digest| take(&digest, entry)) {
+                    sum = sum.saturating_add(entry.size);
+                }
+                if sum >= bytes {
+                    break;
+                }
+            }
+            Ok(Some(()))
+        });
+    }
+
+    /// Takes note that every blob of the tree is known, before anybody else changes anything.
+    pub(super) fn declare_whole(&self) -> Result<(), Error> {
+        self.shelf.write(|tables| tables.apply(&Change::Whole))
+    }
+
+    /// Makes a change and waits until it is on disk. Once begun it happens, even if the caller goes away.
+    pub(super) async fn change(&self, change: Change) -> Result<(), Error> {
+        let closed = || Error::Index("it is closed".to_owned());
+        let (done, answer) = oneshot::channel();
+        self.jobs.as_ref().ok_or_else(closed)?.send(Job { change, done }).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+impl Totals {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether every blob of the tree is known. Where not, the tree has to be looked through.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Acquire)
+    }
+
+    /// Of an index that is whole.
+    #[cfg(test)]
+    pub(super) fn of(bytes: u64) -> Totals {
+        Totals { bytes: AtomicU64::new(bytes), count: AtomicU64::new(1), is_whole: AtomicBool::new(true) }
+    }
+
+    /// Takes them from the tables.
+    fn refresh(&self, read: &redb::ReadTransaction) -> Result<(), redb::Error> {
+        let meta = read.open_table(META)?;
+        let sum = |name| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |row| row.value()));
+        self.bytes.store(sum(BYTES)?, Ordering::Release);
+        self.count.store(sum(COUNT)?, Ordering::Release);
+        self.is_whole.store(sum(WHOLE)? == 1, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        // The writer ends when no sender is left; what was handed in before is committed first.
+        self.jobs = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write_loop(shelf: &Shelf, inbox: &mpsc::Receiver<Job>) {
+    let mut tried = Instant::now();
+    loop {
+        let first = match shelf.is_frozen() {
+            false => inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            true => inbox.recv_timeout(THAW.saturating_sub(tried.elapsed())),
+        };
+        if shelf.is_frozen() && tried.elapsed() >= THAW {
+            shelf.thaw();
+            tried = Instant::now();
+        }
+        match first {
+            Ok(first) => write_batch(shelf, inbox, first),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn write_batch(shelf: &Shelf, inbox: &mpsc::Receiver<Job>, first: Job) {
+    let mut jobs = vec![first];
+    jobs.extend(inbox.try_iter().take(BATCH - 1));
+    let outcome = shelf.write(|tables| jobs.iter().try_for_each(|job| tables.apply(&job.change)));
+    for job in jobs {
+        // Nobody waits any more: the change stands all the same.
+        let _ = job.done.send(outcome.clone());
+    }
+}
+
+/// One byte for the algorithm, then the raw digest.
+fn key(digest: &Digest) -> Vec<u8> {
+    let algorithm = match digest.algorithm() {
+        Algorithm::Sha256 => 1,
+        Algorithm::Sha512 => 2,
+    };
+    let mut key = Vec::with_capacity(65);
+    key.push(algorithm);
+    key.extend_from_slice(digest.bytes());
+    key
+}
+
+fn parse_key(key: &[u8]) -> Option<Digest> {
+    match key.split_first()? {
+        (1, raw) => Digest::from_bytes(Algorithm::Sha256, raw),
+        (2, raw) => Digest::from_bytes(Algorithm::Sha512, raw),
+        _ => None,
+    }
+}
+
+/// Milliseconds since 1970; a clock before that counts as 1970.
+pub(super) fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn time(millis: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(text: &str) -> Digest {
+        Digest::of(Algorithm::Sha256, text.as_bytes())
+    }
+
+    fn entry(size: u64, last_use: u64) -> Entry {
+        Entry { size, last_use }
+    }
+
+    fn oldest(index: &Index, bytes: u64, may_go: impl Fn(&Digest) -> bool) -> Vec<(Digest, u64)> {
+        let mut found = Vec::new();
+        index.oldest(bytes, |digest, entry| {
+            let takes = may_go(digest);
+            found.extend(takes.then_some((*digest, entry.size)));
+            takes
+        });
+        found
+    }
+
+    fn totals(index: &Index) -> (u64, u64) {
+        (index.totals().bytes(), index.totals().count())
+    }
+
+    fn reopened(folder: &tempfile::TempDir) -> Index {
+        Index::open(&folder.path().join("index"), |_| None).unwrap()
+    }
+
+    async fn opened() -> (Index, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let index = reopened(&folder);
+        for (text, size, at) in [("a", 10, 3), ("b", 20, 1), ("c", 30, 2)] {
+            index.change(Change::Added(digest(text), entry(size, at))).await.unwrap();
+        }
+        (index, folder)
+    }
+
+    #[tokio::test]
+    async fn the_oldest_go_first_and_totals_follow() {
+        let (index, _folder) = opened().await;
+        assert_eq!(totals(&index), (60, 3));
+        assert_eq!(oldest(&index, 21, |_| true), [(digest("b"), 20), (digest("c"), 30)]);
+        index.change(Change::Used(vec![(digest("b"), 9)])).await.unwrap();
+        assert_eq!(oldest(&index, 1, |_| true), [(digest("c"), 30)]);
+        assert_eq!(oldest(&index, 1, |it| *it != digest("c")), [(digest("a"), 10)]);
+        index.change(Change::Removed(vec![digest("c"), digest("not there")])).await.unwrap();
+        index.change(Change::Added(digest("a"), entry(10, 12))).await.unwrap();
+        assert_eq!(totals(&index), (30, 2));
+        assert_eq!(index.entry(&digest("c")), None);
+        assert_eq!(index.entry(&digest("b")), Some(entry(20, 9)));
+    }
+
+    #[tokio::test]
+    async fn links_fall_with_their_blob() {
+        let (index, _folder) = opened().await;
+        let repository: Repository = "docker.io/library/x".parse().unwrap();
+        let link = Link { size: 10, is_manifest: true, media_type: "m".to_owned() };
+        for text in ["a", "b"] {
+            index.change(Change::Linked(repository.clone(), digest(text), link.clone())).await.unwrap();
+        }
+        assert_eq!(index.link(&repository, &digest("a")), Some(link.clone()));
+        assert_eq!(index.link(&"docker.io/library/y".parse().unwrap(), &digest("a")), None);
+        index.change(Change::Removed(vec![digest("a")])).await.unwrap();
+        assert_eq!(index.link(&repository, &digest("a")), None);
+        assert_eq!(index.link(&repository, &digest("b")), Some(link));
+    }
+
+    #[tokio::test]
+    async fn names_survive_and_a_kill_is_noticed() {
+        let (index, folder) = opened().await;
+        let stamp = Stamp {
+            digest: digest("a"),
+            size: 10,
+            media_type: "m".to_owned(),
+            since: time(5),
+            confirmed: time(6),
+        };
+        for name in ["docker.io/a", "docker.io/a/b", "ghcr.io/c"] {
+            let repository: Repository = name.parse().unwrap();
+            for tag in ["x", "y"] {
+                let name = Name::Tag(tag.parse().unwrap());
+                index.change(Change::Named(repository.clone(), name, stamp.clone())).await.unwrap();
+            }
+        }
+        assert_eq!(index.repositories(), ["docker.io/a", "docker.io/a/b", "ghcr.io/c"]);
+        drop(index);
+        let index = reopened(&folder);
+        let (repository, name) = ("ghcr.io/c".parse().unwrap(), Name::Tag("x".parse().unwrap()));
+        assert_eq!(index.name(&repository, &name), Some(stamp));
+        index.change(Change::Unnamed(repository.clone(), name.clone())).await.unwrap();
+        assert_eq!(index.name(&repository, &name), None);
+    }
+
+    #[tokio::test]
+    async fn what_came_or_went_at_the_end_is_settled_at_the_next_start() {
+        let (index, folder) = opened().await;
+        index.change(Change::Removed(vec![digest("a"), digest("b")])).await.unwrap();
+        for text in ["d", "e"] {
+            index.change(Change::Coming(digest(text))).await.unwrap();
+        }
+        drop(index);
+        // The files of one that went and of one that came are there.
+        let files = [(digest("a"), entry(10, 1)), (digest("d"), entry(40, 2))];
+        let find = |wanted: &Digest| files.iter().find(|(it, _)| it == wanted).map(|(_, found)| *found);
+        let path = folder.path().join("index");
+        let index = Index::open(&path, find).unwrap();
+        assert_eq!(totals(&index), (30 + 10 + 40, 3));
+        assert!(index.entry(&digest("b")).is_none() && index.entry(&digest("e")).is_none());
+        drop(index);
+        let index = Index::open(&path, |_| panic!("nothing is left to be settled")).unwrap();
+        assert!(index.entry(&digest("d")).is_some());
+    }
+
+    /// A disk that takes no writes: what is known is served on, and changes are taken again when it does.
+    #[tokio::test]
+    async fn a_disk_that_takes_no_writes_is_read() {
+        let (index, _folder) = opened().await;
+        index.shelf.fail_writes(true);
+        let change = || Change::Added(digest("d"), entry(40, 4));
+        assert!(matches!(index.change(change()).await, Err(Error::Io { .. })));
+        for _ in 0..3 {
+            assert!(index.change(change()).await.is_err());
+            assert_eq!(index.entry(&digest("a")), Some(entry(10, 3)));
+            assert_eq!((index.entry(&digest("d")), totals(&index).1), (None, 3));
+        }
+        index.shelf.fail_writes(false);
+        while index.change(change()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((index.entry(&digest("d")), totals(&index).1), (Some(entry(40, 4)), 4));
+    }
+
+    /// More than fits into a page, several times over.
+    const LINKS: u64 = 500;
+
+    #[tokio::test]
+    async fn a_damaged_index_is_made_anew_also_in_the_midst() {
+        for length in [0, 3, 5_000, 40_000] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("index"), vec![7; length]).unwrap();
+            let index = reopened(&folder);
+            assert!(!index.totals().is_whole(), "{length}");
+            index.change(Change::Added(digest("a"), entry(1, 1))).await.unwrap();
+            index.change(Change::Whole).await.unwrap();
+            assert!(index.totals().is_whole());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let index = reopened(&folder);
+        let name = |n: u64| format!("docker.io/library/{n}").parse::<Repository>().unwrap();
+        let linked = (0..LINKS).map(|n| {
+            let link = Link { size: n, is_manifest: false, media_type: "m".repeat(1_000) };
+            index.change(Change::Linked(name(n), digest(&n.to_string()), link))
+        });
+        futures_util::future::join_all(linked).await;
+        drop(index);
+        let path = folder.path().join("index");
+        let length = std::fs::metadata(&path).unwrap().len();
+        let index = reopened(&folder);
+        // All but what is needed to open it.
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xAA; length as usize - 8192], 8192).unwrap();
+        let known = (0..LINKS).filter(|n| index.link(&name(*n), &digest(&n.to_string())).is_some());
+        assert!((known.count() as u64) < LINKS);
+        index.replaced().await;
+        assert!(!index.totals().is_whole());
+        index.change(Change::Added(digest("a"), entry(1, 1))).await.unwrap();
+        assert_eq!(index.entry(&digest("a")), Some(entry(1, 1)));
+    }
+}
