@@ -29,6 +29,7 @@ mod redirects;
 mod routing;
 mod serve;
 mod server;
+mod stopping;
 mod support;
 mod support_works;
 mod throttled;

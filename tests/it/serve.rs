@@ -1,138 +1,22 @@
 //! The real program as a process: how it starts, what it writes, how it ends.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 
 use http::Method;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::{Child, Command};
-use tokio::task::JoinHandle;
 
-use crate::support::client::{Client, Streaming};
-use crate::support::eventually::{eventually, within};
+use crate::support::client::Streaming;
+use crate::support::eventually::eventually;
 use crate::support::faults::{Fault, Match, Times};
 use crate::support::gate::Gate;
 use crate::support::images::{Blob, Image, sha256};
+use crate::support::program::{Running, configured, ended, start};
 use crate::support::registry::FakeRegistry;
 
 /// Well over the hold-back, so that bytes flow before the proof.
 const LARGE: usize = 300_000;
-
-/// The program, running.
-struct Running {
-    child: Child,
-    address: SocketAddr,
-    admin: SocketAddr,
-    log: Lines,
-    reading: JoinHandle<()>,
-}
-
-/// What a process has written so far.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-/// A program that ended by itself.
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Lines {
-    /// The second value ends when the stream does.
-    fn of(stream: impl AsyncRead + Unpin + Send + 'static) -> (Lines, JoinHandle<()>) {
-        let lines = Lines::default();
-        let kept = lines.clone();
-        let reading = tokio::spawn(async move {
-            let mut reader = BufReader::new(stream).lines();
-            while let Ok(Some(line)) = reader.next_line().await {
-                kept.0.lock().unwrap().push(line);
-            }
-        });
-        (lines, reading)
-    }
-
-    fn with(&self, word: &str) -> Vec<String> {
-        self.0.lock().unwrap().iter().filter(|line| line.contains(word)).cloned().collect()
-    }
-
-    async fn has(&self, word: &str) {
-        eventually(|| async { !self.with(word).is_empty() }).await;
-    }
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidelock"));
-    command.env_clear().args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.kill_on_drop(true);
-    command
-}
-
-/// Starts the program and waits until it has said where it listens.
-async fn start(arguments: &[&str]) -> Running {
-    let mut child = command(arguments).spawn().unwrap();
-    let (log, reading) = Lines::of(child.stderr.take().unwrap());
-    let (out, _) = Lines::of(child.stdout.take().unwrap());
-    eventually(|| {
-        assert!(child.try_wait().unwrap().is_none(), "it ended: {:#?}", log.with(""));
-        std::future::ready(out.with("registry-mirrors").len() == 1)
-    })
-    .await;
-    let place = |word: &str| {
-        let line = out.with(word).remove(0);
-        let address = line.split_whitespace().find_map(|word| word.strip_prefix("http://"));
-        address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("{line}"))
-    };
-    Running { address: place("  clients "), admin: place("  admin "), child, log, reading }
-}
-
-/// Runs the program to its end.
-async fn ended(arguments: &[&str]) -> Ended {
-    let output = within("the program", command(arguments).output()).await.unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-}
-
-impl Running {
-    fn client(&self) -> Client {
-        Client::new(&format!("http://{}", self.address))
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
-
-    async fn exit_code(&mut self) -> Option<i32> {
-        within("the program to end", self.child.wait()).await.unwrap().code()
-    }
-
-    async fn stop(mut self) -> Lines {
-        self.signal(Signal::TERM);
-        assert_eq!(self.exit_code().await, Some(0));
-        within("the log to end", self.reading).await.unwrap();
-        self.log
-    }
-}
-
-/// A configuration over this upstream, whose cache is in the folder.
-fn configured(folder: &Path, endpoint: &str, more: &str) -> String {
-    let text = format!(
-        "server.listen = [\"127.0.0.1:0\"]\nserver.admin_listen = \"127.0.0.1:0\"\n\
-         cache.dir = \"{}\"\ncache.max_size = \"1GiB\"\ncache.min_free = \"0B\"\n{more}\n\
-         [[upstream]]\nregistry = \"docker.io\"\ndefault = true\nendpoints = [\"{endpoint}\"]\n\
-         read_ahead = false\nproxy = \"none\"\n",
-        folder.join("cache").display()
-    );
-    let path: PathBuf = folder.join("tidelock.toml");
-    std::fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
-}
 
 struct Scene {
     fake: FakeRegistry,
@@ -300,7 +184,7 @@ async fn without_any_upstream() {
     running.stop().await;
     fake.stop().await;
     let running = start(&["serve", "--config", config]).await;
-    let admin = Client::new(&format!("http://{}", running.admin));
+    let admin = running.admin();
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(admin.get(path).await.status, 200, "{path}");
     }
@@ -360,7 +244,7 @@ async fn stopping(scene: &Scene) -> Stopping {
 async fn what_is_running_may_finish() {
     let scene = set_up("").await;
     let Stopping { mut running, mut transfer, layer, gate } = stopping(&scene).await;
-    let ready = Client::new(&format!("http://{}", running.admin)).get("/readyz").await;
+    let ready = running.admin().get("/readyz").await;
     assert_eq!((ready.status, ready.text().as_str()), (503, "draining\n"));
     assert!(running.client().try_get("/v2/").await.is_err(), "nobody new comes in");
     gate.open();
@@ -390,7 +274,7 @@ async fn after_a_kill() {
     let mut running = start(&["serve", "--config", config]).await;
     assert!(running.client().pull("app", "v1").await.unwrap().is(image));
     let blobs = image.blobs.len() + image.manifests.len();
-    let admin = Client::new(&format!("http://{}", running.admin));
+    let admin = running.admin();
     let kept = format!("tidelock_cache_blobs {blobs}");
     eventually(|| async { admin.get("/metrics").await.text().contains(&kept) }).await;
     running.signal(Signal::KILL);

@@ -7,7 +7,7 @@
 //! | `behaviour` | its knobs; `quota` its limits; `faults` what goes wrong on the wire; `gate` who waits for whom |
 //! | `token_server`, `cdn` | the other hosts of an upstream |
 //! | `client` | a small OCI client that checks digests itself; `wire` its connections |
-//! | `house` | the real program in this process |
+//! | `house` | the real program in this process; `program` as a process of its own |
 //! | `day` | a day of builds |
 //! | `eventually` | waiting for a condition; `time` moving a paused clock |
 //! | `serving`, `socket`, `tls`, `site`, `log`, `store`, `answers`, `door` | how the fakes are made |
@@ -27,6 +27,7 @@ pub mod gate;
 pub mod house;
 pub mod images;
 pub mod log;
+pub mod program;
 pub mod pull;
 mod quota;
 pub mod registry;
