@@ -12,6 +12,7 @@
 //! the draining at once.
 
 mod banner;
+mod descriptors;
 mod signals;
 
 use std::future::Future;
@@ -79,6 +80,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         let listen = || Signals::listen().context("listening to signals");
         let (mut first, mut second) = (listen()?, listen()?);
         let house = House::build(config).await?;
+        descriptors::provide(&house.config);
         banner(&house.config, &house.addresses(), house.admin_addr);
         let cut = async {
             second.next().await;
