@@ -53,7 +53,7 @@ pub struct Peer {
 /// What a connection may take. Clones share the slots, so that several listeners have one limit together.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections served at once.
+    /// Connections served at once, and requests of HTTP/2.
     pub slots: Slots,
     /// For the whole TLS handshake.
     pub handshake_timeout: Duration,
@@ -66,9 +66,14 @@ pub struct Limits {
 }
 
 /// Leave for so many connections at once. Clones draw on the same slots.
+///
+/// A connection of HTTP/2 may ask for many things at once, and memory goes by what is being answered (I7): beyond the
+/// first, its requests draw on as many slots again, which are for nothing else. So none waits for a slot while it
+/// holds one that another waits for.
 #[derive(Debug, Clone)]
 pub struct Slots {
     free: Arc<Semaphore>,
+    further: Arc<Semaphore>,
     all: usize,
     warned: Arc<Mutex<Option<Instant>>>,
 }
@@ -96,27 +101,44 @@ impl Slots {
     /// `all` slots, every one free.
     pub fn new(all: usize) -> Slots {
         let all = all.min(Semaphore::MAX_PERMITS);
-        Slots { free: Arc::new(Semaphore::new(all)), all, warned: Arc::default() }
+        let slots = || Arc::new(Semaphore::new(all));
+        Slots { free: slots(), further: slots(), all, warned: Arc::default() }
     }
 
     /// Takes a slot until dropped, waiting for one if need be. First come, first served.
     async fn take(&self) -> OwnedSemaphorePermit {
         if self.free.available_permits() == 0 {
-            self.warn();
+            self.warn("new connections");
         }
-        Arc::clone(&self.free).acquire_owned().await.expect("the slots are never closed")
+        acquired(&self.free).await
     }
 
-    fn warn(&self) {
+    /// Takes what a request of HTTP/2 needs until dropped: the place of its connection's `first`, or a slot.
+    async fn take_for_stream(&self, first: Arc<Semaphore>) -> OwnedSemaphorePermit {
+        if first.available_permits() + self.further.available_permits() == 0 {
+            self.warn("requests over HTTP/2 beyond a connection's first");
+        }
+        tokio::select! {
+            biased;
+            place = acquired(&first) => place,
+            slot = acquired(&self.further) => slot,
+        }
+    }
+
+    fn warn(&self, who: &str) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());
             tracing::warn!(
                 limit = self.all,
-                "every connection slot is taken: new connections wait (server.max_connections)"
+                "every connection slot is taken: {who} wait (server.max_connections)"
             );
         }
     }
+}
+
+async fn acquired(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(slots).acquire_owned().await.expect("the slots are never closed")
 }
 
 /// Accepts connections and has `handler` answer their requests, until `life` is told to stop and every

@@ -6,6 +6,9 @@
 //! Opening ──request──▶ Busy ──last answer out──▶ Idle ──first byte──▶ Head ──request──▶ Busy
 //! ```
 //!
+//! A client that closes its sending half after a request may still read, or may have left altogether: nothing tells the
+//! two apart until something is sent. It gets its answer, but no long wait for one. hyper would cut it off at once.
+//!
 //! On HTTP/2 bytes alone say nothing (pings flow while a client sits on a closed window): there only requests
 //! and the pieces of their answers count, and there is no Head.
 
@@ -13,11 +16,13 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Body, BoxError, Limits};
@@ -30,12 +35,18 @@ pub(super) struct Patience {
 }
 
 /// A request that is being answered, until dropped.
-pub(super) struct Busy(Patience);
+pub(super) struct Busy {
+    patience: Patience,
+    /// What it may be answered by.
+    turn: Option<OwnedSemaphorePermit>,
+}
 
 /// A socket whose traffic is watched.
 pub(super) struct WatchedIo<I> {
     io: I,
     patience: Patience,
+    /// Bytes read since this connection last let others have the thread.
+    run: usize,
 }
 
 /// An answer whose departure is watched.
@@ -49,6 +60,13 @@ pub(super) struct WatchedBody {
 /// So many bytes of one answer, then it is another connection's turn: without it a few large answers from
 /// memory keep a worker for themselves, and small ones wait 45 ms in place of 6 (99th percentile, measured).
 const RUN_LIMIT: usize = 256 << 10;
+
+/// The same for what a client sends. An honest one never comes near; a flood of small things that each cost something
+/// (headers of HTTP/2 out of a table) would have a worker for seconds.
+const READ_LIMIT: usize = 64 << 10;
+
+/// So long a client that has closed its sending half is kept when there is nothing to send it.
+const HALF_CLOSED: Duration = Duration::from_secs(2);
 
 /// What a connection keeps us waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +85,10 @@ struct State {
     doing: Doing,
     since: Instant,
     multiplexed: bool,
+    /// The client has closed its sending half, and this is who is to be told once its answer is out.
+    half_closed: Option<Waker>,
+    /// The client does not take what is being sent. Were it gone, its kernel would say so.
+    blocked: bool,
 }
 
 impl Doing {
@@ -85,11 +107,24 @@ impl State {
         self.doing = doing;
         self.since = Instant::now();
     }
+
+    /// Where it was kept from hyper that the client has closed its half, and need not be any longer.
+    fn wake_reader(&self) {
+        if let (Doing::Idle, Some(reader)) = (self.doing, &self.half_closed) {
+            reader.wake_by_ref();
+        }
+    }
 }
 
 impl Patience {
     pub(super) fn new(limits: Arc<Limits>) -> Patience {
-        let state = State { doing: Doing::Opening, since: Instant::now(), multiplexed: false };
+        let state = State {
+            doing: Doing::Opening,
+            since: Instant::now(),
+            multiplexed: false,
+            half_closed: None,
+            blocked: false,
+        };
         Patience { limits, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -99,7 +134,7 @@ impl Patience {
         state.multiplexed = multiplexed;
         let others = if let Doing::Busy(others) = state.doing { others } else { 0 };
         state.go_on(Doing::Busy(others + 1));
-        Busy(self.clone())
+        Busy { patience: self.clone(), turn: None }
     }
 
     /// Resolves when the connection has kept us waiting for too long, with what it was doing.
@@ -126,6 +161,7 @@ impl Patience {
     fn deadline(&self) -> Instant {
         let state = self.state();
         let limit = match state.doing {
+            _ if state.half_closed.is_some() && !state.blocked => HALF_CLOSED,
             Doing::Opening | Doing::Head => self.limits.header_read_timeout,
             Doing::Busy(_) => self.limits.stall_timeout,
             Doing::Idle => self.limits.idle_timeout,
@@ -143,14 +179,33 @@ impl Patience {
         }
     }
 
+    /// The client has closed its sending half. Whether the end of its answer comes first; then `reader` is woken.
+    fn half_closed(&self, reader: &Waker) -> bool {
+        let mut state = self.state();
+        let answering = matches!(state.doing, Doing::Busy(_)) || state.blocked;
+        if state.multiplexed || !answering {
+            return false;
+        }
+        if state.half_closed.replace(reader.clone()).is_none() {
+            state.since = Instant::now();
+        }
+        true
+    }
+
+    fn blocked(&self) {
+        self.state().blocked = true;
+    }
+
     fn sent(&self) {
         let mut state = self.state();
+        state.blocked = false;
         match state.doing {
             _ if state.multiplexed => {}
             Doing::Opening | Doing::Head => {}
             // Idle may still be writing the last piece of an answer.
             Doing::Idle | Doing::Busy(_) => state.since = Instant::now(),
         }
+        state.wake_reader();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -159,6 +214,11 @@ impl Patience {
 }
 
 impl Busy {
+    /// Gives `turn` back when the answer is out.
+    pub(super) fn holds(&mut self, turn: OwnedSemaphorePermit) {
+        self.turn = Some(turn);
+    }
+
     /// Watches `body` as it goes out.
     pub(super) fn watch(self, body: Body) -> WatchedBody {
         WatchedBody { body, busy: self, run: 0 }
@@ -167,22 +227,25 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.patience.state();
         let others = if let Doing::Busy(all) = state.doing { all - 1 } else { 0 };
         state.go_on(if others == 0 { Doing::Idle } else { Doing::Busy(others) });
+        state.wake_reader();
     }
 }
 
 impl<I> WatchedIo<I> {
     pub(super) fn new(io: I, patience: Patience) -> WatchedIo<I> {
-        WatchedIo { io, patience }
+        WatchedIo { io, patience, run: 0 }
     }
 
-    fn sent(&self, result: io::Result<usize>) -> Poll<io::Result<usize>> {
-        if matches!(result, Ok(written) if written > 0) {
-            self.patience.sent();
+    fn sent(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Ready(Ok(1..)) => self.patience.sent(),
+            Poll::Ready(_) => {}
+            Poll::Pending => self.patience.blocked(),
         }
-        Poll::Ready(result)
+        result
     }
 }
 
@@ -192,18 +255,31 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        if buf.filled().len() > before {
-            self.patience.received();
+        if self.run >= READ_LIMIT {
+            self.run = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
-        Poll::Ready(result)
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) else {
+            self.run = 0;
+            return Poll::Pending;
+        };
+        read?;
+        let count = buf.filled().len() - before;
+        self.run += count;
+        if count > 0 {
+            self.patience.received();
+        } else if room > 0 && self.patience.half_closed(cx.waker()) {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.io).poll_write(cx, buf));
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.sent(result)
     }
 
@@ -212,7 +288,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs));
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.sent(result)
     }
 
@@ -250,7 +326,7 @@ impl http_body::Body for WatchedBody {
         if let Some(Ok(frame)) = &frame {
             this.run += frame.data_ref().map_or(0, Bytes::len);
         }
-        this.busy.0.state().since = Instant::now();
+        this.busy.patience.state().since = Instant::now();
         Poll::Ready(frame)
     }
 
@@ -265,9 +341,8 @@ impl http_body::Body for WatchedBody {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http_body_util::BodyExt;
+    use tokio::io::AsyncReadExt;
 
     use super::*;
 
@@ -322,6 +397,27 @@ mod tests {
         assert_eq!(ends(&patience).await, (Doing::Busy(1), STALL));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_has_closed_its_half_is_kept_while_something_can_be_sent() {
+        let (patience, reader) = (patience(), Waker::noop());
+        assert!(!patience.half_closed(reader), "nothing was asked");
+        let busy = patience.begin(false);
+        assert!(patience.half_closed(reader));
+        tokio::time::advance(HALF_CLOSED / 2).await;
+        patience.sent();
+        assert!(patience.half_closed(reader), "asked again, it is no news");
+        assert_eq!(ends(&patience).await, (Doing::Busy(1), HALF_CLOSED));
+        patience.sent();
+        patience.blocked();
+        assert_eq!(ends(&patience).await, (Doing::Busy(1), STALL));
+        drop(busy);
+        assert!(patience.half_closed(reader), "the end of the answer is not out");
+        patience.sent();
+        assert!(!patience.half_closed(reader));
+        let _multiplexed = patience.begin(true);
+        assert!(!patience.half_closed(reader), "frames say which streams are still wanted");
+    }
+
     #[tokio::test]
     async fn a_long_answer_lets_others_have_a_turn() {
         let chunks = futures_util::stream::repeat_with(|| Ok(Bytes::from(vec![0; RUN_LIMIT / 2])));
@@ -329,6 +425,16 @@ mod tests {
         let mut turns = Vec::new();
         for _ in 0..6 {
             turns.push(futures_util::poll!(body.frame()).is_ready());
+        }
+        assert_eq!(turns, [true, true, false, true, true, false]);
+    }
+
+    #[tokio::test]
+    async fn who_sends_much_lets_others_have_a_turn() {
+        let mut io = WatchedIo::new(tokio::io::repeat(7), patience());
+        let mut turns = Vec::new();
+        for _ in 0..6 {
+            turns.push(futures_util::poll!(pin!(io.read(&mut [0; READ_LIMIT / 2]))).is_ready());
         }
         assert_eq!(turns, [true, true, false, true, true, false]);
     }

@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod budgets;
 mod cli;
+mod client_faults;
 mod chaos;
 mod check_online;
 mod ci_day;

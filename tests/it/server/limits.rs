@@ -44,6 +44,25 @@ async fn a_connection_may_rest_longer_than_a_head_may_take() {
 }
 
 #[tokio::test]
+async fn many_that_rest_are_ended_and_others_come_in() {
+    let limits = Limits { idle_timeout: 5 * SHORT, ..Limits::new(300) };
+    let served = start(limits, None, echo).await;
+    let mut rested = Vec::new();
+    for _ in 0..300 {
+        let mut stream = served.connect().await;
+        send(&mut stream, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        read_until(&mut stream, "/a").await;
+        rested.push(stream);
+    }
+    // It waits until a slot is given up.
+    assert!(get(served.addr, "/b").await.ends_with("/b"));
+    served.open_connections_become(0).await;
+    for stream in &mut rested {
+        assert_eq!(rest(stream).await, "");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_stops_reading_is_cut() {
     let served = start(Limits { stall_timeout: SHORT, ..limits() }, None, |_| async {
         let endless = stream::repeat_with(|| Ok(Bytes::from(vec![0; 64 << 10])));
