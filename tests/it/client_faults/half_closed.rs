@@ -1,7 +1,5 @@
 //! Clients that close half of their connection, and clients that are gone.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -106,14 +104,18 @@ async fn whoever_resets_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_closed_its_half_may_read_slowly() {
     let scene = Scene::with("log.level = \"warn\"").await;
-    let (blob, path) = scene.blob(4, 200_000);
+    let (blob, path) = scene.blob(4, LARGE);
     assert!(scene.client.get(&path).await.whole() == blob.bytes);
     let mut stream = connect_small(scene.running.address).await;
     send(&mut stream, get(&path)).await;
     within("closing one half", stream.shutdown()).await.unwrap();
     assert!(head(&mut stream).await.starts_with("HTTP/1.1 200"));
-    // Longer than such a client is kept when nothing can be sent to it.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // As long as one is kept to whom there is nothing to send: until one that came later has been let go of.
+    let (held, held_path) = scene.blob(5, 1_000);
+    let gate = Gate::new();
+    scene.fake.fault(Match::blob(&held.digest), Times::Once, Fault::hold_head(&gate));
+    assert_eq!(rest(&mut ask_and_shut_down(&scene, &held_path).await).await, b"");
+    gate.open();
     assert!(rest(&mut stream).await == blob.bytes);
     scene.nothing_is_left().await;
 }
