@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-pub use types::{Account, Budgets, Content, Explained, Payment, Spender, Tag, UpstreamBudget, Waiting};
+pub use types::{Account, Budgets, Content, Down, Explained, Payment, Spender, Tag, UpstreamBudget, Waiting};
 
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::freshness::Verdict;
 use crate::mirror::Explanation;
 use crate::routing::Target;
-use crate::scheduler::{AccountOutlook, Outlook, Payer, Priority, Refused, Spent};
+use crate::scheduler::{AccountOutlook, DownOutlook, Outlook, Payer, Priority, Refused, Spent};
 
 /// `/api/v1/budgets`: what is left of each account, who waits and who pulls.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub struct UpstreamBudget {
     pub waiting: Waiting,
     /// Endpoints that asked to be left alone.
     pub paused: Vec<Pause>,
+    /// What does not answer there and is left alone.
+    pub down: Vec<Down>,
     /// Its accounts, at each of its endpoints.
     pub accounts: Vec<Account>,
     /// Counted requests of the last hour by client, most first.
@@ -55,6 +57,21 @@ pub struct Pause {
     pub endpoint: String,
     /// For so long.
     pub seconds: u64,
+}
+
+/// An endpoint, or one repository there, that does not answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Down {
+    /// Its host.
+    pub endpoint: String,
+    /// Where it is about this repository alone.
+    pub repository: Option<String>,
+    /// Since it first failed to answer.
+    pub since_seconds: u64,
+    /// Until it is tried again.
+    pub retry_seconds: u64,
+    /// What happened last.
+    pub reason: String,
 }
 
 /// One account at one endpoint.
@@ -104,7 +121,7 @@ pub struct Explained {
     pub repository: String,
     /// The tag or digest.
     pub reference: String,
-    /// `hit`, `hit_then_check`, `check`, `stale`, `miss`, `held`, `negative` or `offline`.
+    /// `hit`, `hit_then_check`, `check`, `stale`, `miss`, `held`, `down`, `negative` or `offline`.
     pub prospect: String,
     /// What is remembered of the tag.
     pub tag: Option<Tag>,
@@ -167,7 +184,7 @@ impl From<Vec<Outlook>> for Budgets {
 
 impl From<Outlook> for UpstreamBudget {
     fn from(outlook: Outlook) -> Self {
-        let Outlook { registry, connections, waiting, paused, accounts, spent } = outlook;
+        let Outlook { registry, connections, waiting, paused, down, accounts, spent } = outlook;
         let Spent { clients, repositories } = spent;
         let spenders = |list: Vec<(String, u64)>| {
             list.into_iter().map(|(name, pulls)| Spender { name, pulls }).collect()
@@ -185,9 +202,22 @@ impl From<Outlook> for UpstreamBudget {
                 .into_iter()
                 .map(|(endpoint, left)| Pause { endpoint, seconds: up(left) })
                 .collect(),
+            down: down.into_iter().map(Down::from).collect(),
             accounts: accounts.into_iter().map(Account::from).collect(),
             top_clients: spenders(clients),
             top_repositories: spenders(repositories),
+        }
+    }
+}
+
+impl From<DownOutlook> for Down {
+    fn from(down: DownOutlook) -> Self {
+        Down {
+            endpoint: down.endpoint,
+            repository: down.repository,
+            since_seconds: down.since.as_secs(),
+            retry_seconds: up(down.until),
+            reason: down.reason,
         }
     }
 }

@@ -8,7 +8,7 @@ use url::form_urlencoded;
 
 use super::ask;
 use super::report::Report;
-use crate::admin::{Account, Explained, Tag, UpstreamBudget};
+use crate::admin::{Account, Down, Explained, Tag, UpstreamBudget};
 use crate::config::Config;
 
 /// What `explain` takes.
@@ -106,6 +106,15 @@ fn of_budget(budget: &UpstreamBudget) -> Vec<String> {
             time(pause.seconds)
         )
     }));
+    words.extend(budget.down.iter().map(|down| {
+        let about = down.repository.as_ref().map(|name| format!(" about {name}")).unwrap_or_default();
+        let Down { endpoint, since_seconds, retry_seconds, reason, .. } = down;
+        format!(
+            "{endpoint} does not answer{about}, since {} ago; it is tried again in {}; at last: {reason}",
+            time(*since_seconds),
+            time(*retry_seconds)
+        )
+    }));
     let waiting = budget.waiting.foreground + budget.waiting.revalidation + budget.waiting.background;
     words.push(match waiting {
         0 => format!("nobody waits; {} of {} connections in use", budget.connections, budget.max_connections),
@@ -158,6 +167,7 @@ fn outcome(prospect: &str) -> &str {
         "stale" => "a pull is served from the cache although the tag cannot be checked now",
         "miss" => "a pull fetches it from the upstream",
         "held" => "a pull waits for `schedule.max_wait`, then is told to come again",
+        "down" => "a pull is told at once that nobody answers there",
         "negative" => "a pull is told that there is no such image: the upstream said so a moment ago",
         "offline" => "a pull is told that it is not here: this mirror is offline",
         other => other,

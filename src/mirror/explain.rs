@@ -65,6 +65,8 @@ pub enum Prospect {
     Miss,
     /// To be fetched, and there is no leave to: held, and refused in the end.
     Held,
+    /// To be fetched, and nobody answers there: refused at once.
+    Down,
     /// The upstream said a moment ago that there is no such thing.
     Negative,
     /// Not here, and nobody may be asked.
@@ -81,6 +83,7 @@ impl Prospect {
             Prospect::Stale => "stale",
             Prospect::Miss => "miss",
             Prospect::Held => "held",
+            Prospect::Down => "down",
             Prospect::Negative => "negative",
             Prospect::Offline => "offline",
         }
@@ -119,12 +122,14 @@ impl Inner {
         };
         let is_absent = self.absent.get(&(target.repository.clone(), subject)).await.is_some();
         let is_cached = content.as_ref().is_some_and(|content| content.is_cached);
+        let is_down = matches!(payer, Err(Refused::Down(_)));
         let prospect = match (&tag, is_cached) {
             (_, false) if is_absent => Prospect::Negative,
-            (Some(tag), true) => self.prospect(target, tag, trouble.is_some()),
+            (Some(tag), true) => self.prospect(target, tag, trouble.is_some() || is_down),
             (None, true) => Prospect::Hit,
             (_, false) if self.offline => Prospect::Offline,
             (_, false) if payer.is_ok() => Prospect::Miss,
+            (_, false) if is_down => Prospect::Down,
             (_, false) => Prospect::Held,
         };
         Explanation { prospect, tag, content, payer, trouble: trouble.map(|error| error.to_string()) }

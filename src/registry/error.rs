@@ -7,7 +7,7 @@ use crate::lifecycle;
 use crate::mirror;
 use crate::oci::{BadRequest, ErrorCode, Kind};
 use crate::routing::NoRoute;
-use crate::scheduler::{ANONYMOUS, Refused};
+use crate::scheduler::{ANONYMOUS, Down, Refused};
 use crate::upstream;
 
 /// Why a request gets no content. The only place that knows both HTTP status and OCI code.
@@ -175,7 +175,8 @@ fn upstream_told(kind: Kind, error: &upstream::Error) -> Told {
 }
 
 /// No request was sent. 429 where waiting helps and a budget is what is missing; 503 for what is over in a moment,
-/// since containerd repeats a 429 at once; 502 where the operator has to do something.
+/// since containerd repeats a 429 at once; 502 where the operator has to do something, and where nobody answers 502 or 504
+/// as for whoever found that out.
 fn refused_told(refused: &Refused) -> Told {
     use ErrorCode::{TooManyRequests, Unavailable};
     let (status, code, text, reason) = match refused {
@@ -197,6 +198,17 @@ fn refused_told(refused: &Refused) -> Told {
         }
         Refused::Paused { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, TooManyRequests, format!("{refused}; try again later"), "paused")
+        }
+        Refused::Down(down) => {
+            let Down { registry, since, is_slow, until, .. } = &**down;
+            let status = if *is_slow { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
+            let text = format!(
+                "{registry} has not answered since {} s ago and this is not in the cache; it is asked again in {} s. Try \
+                 again then (the mirror's log and `tidelock explain` say what is wrong)",
+                since.as_secs(),
+                until.as_secs() + 1
+            );
+            (status, Unavailable, text, "down")
         }
         Refused::Aside { account, registry, .. } => {
             let text = format!(

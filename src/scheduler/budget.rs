@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::breaker::Breakers;
 use super::ledger::{Ledger, Quota};
 use super::{Kind, Priority, Want};
 use crate::backoff::Backoff;
@@ -25,6 +26,8 @@ pub(super) struct Door {
     pub(super) host: String,
     /// Everything rests until then: the abuse limit of the endpoint.
     pub(super) paused_until: Option<Instant>,
+    /// Whether it answers at all.
+    pub(super) breakers: Breakers,
     /// How long, where it does not say.
     backoff: Backoff,
     /// The least, where it says to come back at once.
@@ -76,7 +79,7 @@ pub(super) struct Blocked {
     pub(super) by: Obstacle,
     /// When that may be over; `None` where only an answer can tell.
     pub(super) until: Option<Instant>,
-    /// When an account that is set aside may try again, which may be of help.
+    /// When an account that is set aside may try again, or an endpoint that is down, which may be of help.
     aside: Option<Instant>,
 }
 
@@ -94,6 +97,11 @@ pub(super) enum Obstacle {
     Learning,
     /// The upstream wants to be left alone.
     Paused,
+    /// This endpoint does not answer.
+    Down {
+        /// Its place.
+        door: usize,
+    },
     /// No account can log in.
     Aside {
         /// At this endpoint.
@@ -132,6 +140,7 @@ impl Budget {
         let doors = upstream.endpoints.iter().map(|url| Door {
             host: host(url),
             paused_until: None,
+            breakers: Breakers::new(),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             brief: Backoff::new(SHORTEST_PAUSE, LONGEST_BRIEF),
             unmetered: HashSet::new(),
@@ -167,6 +176,10 @@ impl Budget {
     ) -> Result<Choice, Blocked> {
         if let Some(until) = self.doors[door].paused_until.filter(|until| *until > now) {
             return Err(Blocked::until(Obstacle::Paused, until));
+        }
+        let shut = self.doors[door].breakers.shut(&want.repository, now).filter(|_| !want.is_insistent);
+        if let Some((until, _)) = shut {
+            return Err(Blocked::until(Obstacle::Down { door }, until));
         }
         if let Some(only) = want.only {
             let purse = self.purses.iter().position(|purse| purse.account == only.account);
@@ -358,14 +371,22 @@ impl Blocked {
         Blocked { until: Some(until), ..Blocked::by(by) }
     }
 
-    /// Of two ways that are blocked the one that may be free sooner.
+    /// Of two ways that are blocked the one that may be free sooner. One that may be waited for comes before one whose
+    /// endpoint does not answer, though that may do so first.
     fn or(self, other: Blocked) -> Blocked {
         let is_sooner = match (self.until, other.until) {
+            _ if self.is_down() != other.is_down() => self.is_down(),
             (Some(one), Some(two)) => two < one,
             (one, two) => one.is_none() && two.is_some(),
         };
-        let aside = self.aside.into_iter().chain(other.aside).min();
-        Blocked { aside, ..if is_sooner { other } else { self } }
+        let (first, second) = if is_sooner { (other, self) } else { (self, other) };
+        let up = second.until.filter(|_| second.is_down());
+        let aside = first.aside.into_iter().chain(second.aside).chain(up).min();
+        Blocked { aside, ..first }
+    }
+
+    fn is_down(&self) -> bool {
+        matches!(self.by, Obstacle::Down { .. })
     }
 
     /// When it is worth another look without any answer.

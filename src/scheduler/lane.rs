@@ -58,6 +58,8 @@ pub(super) struct State {
     /// Counts the changes of the budget: who was blocked by this very one need not be looked at again before its time,
     /// however many wait.
     version: u64,
+    /// The one that was last looked at for all who wait.
+    swept: u64,
     pub(super) queue: Queue<Waiter>,
     /// A task tends the queue.
     tended: bool,
@@ -120,6 +122,7 @@ impl Lane {
                 transfers: 0,
                 budget,
                 version: 0,
+                swept: 0,
                 queue: Queue::new(),
                 tended: false,
                 spenders: Spenders::new(now),
@@ -152,10 +155,10 @@ impl Lane {
         deadline: Instant,
         life: &Lifecycle,
     ) -> Result<Lease, Refused> {
-        let begun = Instant::now();
+        let (begun, repository) = (Instant::now(), want.repository.clone());
         let outcome = self.wait(&want, errand, deadline, life).await;
         self.metrics.waited(errand.urgency.get(), begun.elapsed());
-        outcome.map_err(|wait| self.refusal(wait, begun.elapsed()))
+        outcome.map_err(|wait| self.refusal(&repository, wait, begun.elapsed()))
     }
 
     async fn wait(
@@ -209,7 +212,8 @@ impl Lane {
             Ok(choice) if state.queue.is_empty() && self.pace.step().is_ok() => {
                 return Entered::Goes(state.grant(self, want, choice, errand.client, now));
             }
-            // No use in waiting for a login that fails, and no need to wait where there is something else.
+            // No use in waiting for a login that fails or an endpoint that is down, and no need to wait where there is
+            // something else.
             Err(Wait::Budget(blocked)) if !errand.may_wait || blocked.is_hopeless() => {
                 return Entered::Refused(Some(Wait::Budget(blocked)));
             }
@@ -265,9 +269,11 @@ impl Lane {
         let now = Instant::now();
         let (mut sleep, mut unclaimed) = (LONGEST_SLEEP, Vec::new());
         let mut state = self.state();
-        let waiters = if state.connections < self.max_connections { state.queue.ids() } else { Vec::new() };
+        let sweeps = state.is_to_be_swept();
+        let is_full = |state: &State| state.connections >= self.max_connections && !sweeps;
+        let waiters = if is_full(&state) { Vec::new() } else { state.queue.ids() };
         for id in waiters {
-            if state.connections >= self.max_connections {
+            if is_full(&state) {
                 break;
             }
             match state.turn(self, id, now) {
@@ -299,15 +305,15 @@ impl Lane {
             |waiter: &&Waiter| waiter.want.kind == Kind::Pull && waiter.want.repository == *repository;
         let waiter = state.queue.contents().find(is_held)?;
         let blocked = state.budget.choose(&waiter.want, Priority::Foreground, now).err()?;
-        Some(state.budget.refusal(&self.registry, &blocked, now).0)
+        Some(state.budget.refusal(&self.registry, repository, &blocked, now).0)
     }
 
     /// Why a request was not let go, in words for whoever asked.
-    fn refusal(&self, wait: Option<Wait>, waited: Duration) -> Refused {
+    fn refusal(&self, want: &RepositoryName, wait: Option<Wait>, waited: Duration) -> Refused {
         let now = Instant::now();
         let (refused, reason) = match wait {
             None => (Refused::Crowded { registry: self.registry.clone() }, Reason::Crowded),
-            Some(Wait::Budget(blocked)) => self.state().budget.refusal(&self.registry, &blocked, now),
+            Some(Wait::Budget(blocked)) => self.state().budget.refusal(&self.registry, want, &blocked, now),
             Some(Wait::Connection) => {
                 (Refused::Busy { waited, connections: self.max_connections }, Reason::Busy)
             }
@@ -359,13 +365,20 @@ impl State {
         match self.look(lane, &waiter.want, priority, now) {
             Ok(choice) => lane.pace.step().map_or_else(Turn::Paced, |()| Turn::Over(Ok(choice))),
             Err(Wait::Connection) => Turn::Later(now + LONGEST_SLEEP),
-            Err(wait) if !waiter.may_wait => Turn::Over(Err(wait)),
+            Err(wait) if !waiter.may_wait || wait.is_for_the_dead() => Turn::Over(Err(wait)),
             Err(Wait::Budget(blocked)) => {
                 let turn = later(&blocked);
                 self.queue.change(id, |waiter| waiter.blocked = Some((self.version, blocked)));
                 turn
             }
         }
+    }
+
+    /// Whether those who wait are to be looked at although none can go: an endpoint has gone down, and they need not wait
+    /// for a connection to it.
+    fn is_to_be_swept(&mut self) -> bool {
+        let is_news = std::mem::replace(&mut self.swept, self.version) != self.version;
+        is_news && self.budget.doors.iter().any(|door| door.breakers.down().next().is_some())
     }
 
     /// A waiter is more urgent now: what was in its way may not be any more.
@@ -392,8 +405,12 @@ impl State {
         if choice.metered {
             self.budget.doors[choice.door].ledgers[choice.purse].grant(now);
         }
+        let is_trial = self.budget.doors[choice.door].breakers.enter(&want.repository, now);
+        if is_trial {
+            self.budget_changed();
+        }
         let account = self.budget.purses[choice.purse].account;
-        Lease::new(Arc::clone(lane), want.clone(), choice, account, client)
+        Lease::new(Arc::clone(lane), want.clone(), (choice, is_trial.then_some(now)), account, client)
     }
 
     /// A lease is given back.
@@ -403,10 +420,17 @@ impl State {
     }
 }
 
+impl Wait {
+    /// Nobody there answers: whoever waited for something else need not wait for that too.
+    fn is_for_the_dead(&self) -> bool {
+        matches!(self, Wait::Budget(Blocked { by: Obstacle::Down { .. }, .. }))
+    }
+}
+
 impl Blocked {
-    /// No answer to anybody's request can change it while a client waits.
+    /// No use in being held for it: nobody's answer can change it while a client waits, or nobody there answers.
     fn is_hopeless(&self) -> bool {
-        matches!(self.by, Obstacle::Aside { .. } | Obstacle::Nobody)
+        matches!(self.by, Obstacle::Aside { .. } | Obstacle::Nobody | Obstacle::Down { .. })
     }
 
     /// Whether it is not over by itself before `then`.

@@ -20,9 +20,11 @@ use crate::oci::{Reference, RepositoryName};
 #[derive(Debug)]
 #[must_use = "a lease is given back when it is dropped"]
 pub struct Lease {
-    lane: Arc<Lane>,
-    want: Want,
-    choice: Choice,
+    pub(super) lane: Arc<Lane>,
+    pub(super) want: Want,
+    pub(super) choice: Choice,
+    /// When it began to find out whether its endpoint answers again, where it was given for that.
+    pub(super) trial: Option<Instant>,
     account: Option<usize>,
     client: ClientAddr,
     bill: Mutex<Bill>,
@@ -55,11 +57,11 @@ impl Lease {
     pub(super) fn new(
         lane: Arc<Lane>,
         want: Want,
-        choice: Choice,
+        (choice, trial): (Choice, Option<Instant>),
         account: Option<usize>,
         client: ClientAddr,
     ) -> Lease {
-        Lease { lane, want, choice, account, client, bill: Mutex::new(Bill::Free) }
+        Lease { lane, want, choice, trial, account, client, bill: Mutex::new(Bill::Free) }
     }
 
     /// Whom this lease lets speak to.
@@ -311,6 +313,7 @@ impl Drop for Lease {
                 Bill::Free | Bill::Settled => self.settle(state, bill, false, now),
             }
             state.give_back(kind);
+            self.give_trial_back(state, now);
         });
         self.lane.stir();
     }

@@ -38,6 +38,8 @@ pub(super) enum Reason {
     Spent,
     /// The upstream's abuse limit is waited for: not sent.
     Paused,
+    /// No endpoint answers: not sent.
+    Down,
     /// The account cannot log in.
     Login,
     /// The upstream said that the pull quota is spent.
@@ -59,7 +61,7 @@ impl SchedulerMetrics {
             ),
             throttled: metrics.counters(
                 "throttled_total",
-                "Requests that were not sent upstream, or were refused there, for a limit.",
+                "Requests that were not sent upstream, or were refused there: for a limit, a login, or since nobody answers.",
                 &["upstream", "account", "reason"],
             ),
         }
@@ -73,7 +75,7 @@ impl LaneMetrics {
         for priority in Priority::ALL.map(Priority::as_str) {
             counts.wait.with_label_values(&[registry.as_str(), priority]);
         }
-        for reason in [Reason::Busy, Reason::Crowded, Reason::Paused, Reason::Login] {
+        for reason in [Reason::Busy, Reason::Crowded, Reason::Paused, Reason::Down, Reason::Login] {
             counts.throttled.with_label_values(&[registry.as_str(), ANY_ACCOUNT, reason.as_str()]);
         }
         let named = upstream.accounts.iter().map(|account| account.name.as_str());
@@ -106,6 +108,7 @@ impl Reason {
             Reason::Crowded => "crowded",
             Reason::Spent => "spent",
             Reason::Paused => "paused",
+            Reason::Down => "down",
             Reason::Login => "login",
             Reason::Quota => "quota",
             Reason::Abuse => "abuse",
@@ -119,6 +122,7 @@ impl Reason {
 pub(super) struct OutlookCollector {
     lanes: Vec<Weak<Lane>>,
     queue: GaugeVec,
+    down: GaugeVec,
     aside: GaugeVec,
     limit: GaugeVec,
     remaining: GaugeVec,
@@ -136,6 +140,11 @@ impl OutlookCollector {
                 "Requests that wait for leave to go upstream.",
                 &["upstream", "priority"],
             ),
+            down: Metrics::unregistered_gauges(
+                "endpoint_down",
+                "1 while an endpoint, by its place in the configuration, does not answer and is left alone.",
+                &["upstream", "endpoint"],
+            ),
             aside: gauge("account_aside", "1 while an account is set aside because it cannot log in."),
             limit: gauge(
                 "ratelimit_limit",
@@ -150,8 +159,8 @@ impl OutlookCollector {
         }
     }
 
-    fn all(&self) -> [&GaugeVec; 6] {
-        [&self.queue, &self.aside, &self.limit, &self.remaining, &self.window, &self.exhaustion]
+    fn all(&self) -> [&GaugeVec; 7] {
+        [&self.queue, &self.down, &self.aside, &self.limit, &self.remaining, &self.window, &self.exhaustion]
     }
 
     fn look(&self) {
@@ -160,6 +169,11 @@ impl OutlookCollector {
             for priority in Priority::ALL {
                 let queue = self.queue.with_label_values(&[outlook.registry.as_str(), priority.as_str()]);
                 queue.set(outlook.waiting[priority as usize] as f64);
+            }
+            let are_down = lane.state().budget.are_down();
+            for (place, is_down) in (1..).zip(are_down) {
+                let down = self.down.with_label_values(&[outlook.registry.clone(), format!("{place}")]);
+                down.set(f64::from(u8::from(is_down)));
             }
             let mut accounts: BTreeMap<&str, Vec<&AccountOutlook>> = BTreeMap::new();
             for account in &outlook.accounts {

@@ -14,8 +14,13 @@
 //! questions still go; the account is asked by a free HEAD whether it has recovered, so that nobody's pull has
 //! to find out. An *abuse limit* is about the address, so everything to that endpoint pauses.
 //!
+//! An endpoint that does not answer at all is left alone too, by its [`breaker`]: nobody waits for it, and one request
+//! at a time finds out whether it is back.
+//!
 //! Leaves out how an answer is read (`upstream`) and what is served in the meantime (`mirror`).
 
+mod attempt;
+mod breaker;
 mod budget;
 mod errand;
 mod hour;
@@ -40,11 +45,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use attempt::Attempt;
+pub use breaker::{Access, Trouble};
 pub use budget::ANONYMOUS;
 pub use errand::{ClientAddr, Errand, Priority, Urgency};
 pub use lease::{Lease, Pull, Sent};
-pub use outlook::{AccountOutlook, Outlook, Payer, Standing};
-pub use refused::Refused;
+pub use outlook::{AccountOutlook, DownOutlook, Outlook, Payer, Standing};
+pub use refused::{Down, Refused};
 pub use spenders::Spent;
 
 use self::keeping::Keeper;
@@ -76,6 +83,8 @@ pub struct Want {
     only_accounts: bool,
     /// Not on these accounts.
     without: Vec<usize>,
+    /// Though the endpoint has not answered others.
+    is_insistent: bool,
 }
 
 /// What an answer says of a quota.
@@ -210,6 +219,7 @@ impl Want {
             only: None,
             only_accounts: false,
             without: Vec::new(),
+            is_insistent: false,
         }
     }
 
@@ -223,6 +233,12 @@ impl Want {
     #[must_use]
     pub fn only(&self, endpoint: usize, account: Option<usize>) -> Want {
         Want { only: Some(Only { door: endpoint, account }), ..self.clone() }
+    }
+
+    /// The same, and it is asked although it has not answered others: that is what is to be found out.
+    #[must_use]
+    pub fn insistent(self) -> Want {
+        Want { is_insistent: true, ..self }
     }
 
     /// The same, of the endpoints behind the first `from` only. What an account could not do before it may there.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::budget::{Budget, Login};
+use super::budget::{Budget, Door, Login};
 use super::lane::Lane;
 use super::ledger::{Ledger, Quota};
 use super::{Kind, Only, Priority, Refused, Scheduler, Spent, Want};
@@ -22,10 +22,27 @@ pub struct Outlook {
     pub waiting: [usize; Priority::ALL.len()],
     /// Endpoints that are left alone, and for how long.
     pub paused: Vec<(String, Duration)>,
+    /// What does not answer.
+    pub down: Vec<DownOutlook>,
     /// Its accounts at each of its endpoints.
     pub accounts: Vec<AccountOutlook>,
     /// Who pulled in the last hour.
     pub spent: Spent,
+}
+
+/// An endpoint, or one repository there, that does not answer and is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DownOutlook {
+    /// The endpoint's host.
+    pub endpoint: String,
+    /// Where it is about this one alone.
+    pub repository: Option<String>,
+    /// How long ago it first failed to answer.
+    pub since: Duration,
+    /// Until it is tried again; 0 where that is due.
+    pub until: Duration,
+    /// What happened last.
+    pub reason: String,
 }
 
 /// How one account stands at one endpoint.
@@ -115,7 +132,7 @@ impl Scheduler {
                 account: budget.purses[choice.purse].name.clone(),
                 is_metered: choice.metered,
             }),
-            Err(blocked) => Err(budget.refusal(&lane.registry, &blocked, now).0),
+            Err(blocked) => Err(budget.refusal(&lane.registry, repository, &blocked, now).0),
         }
     }
 
@@ -141,6 +158,7 @@ impl Lane {
             connections: (state.connections, self.max_connections),
             waiting,
             paused: paused.collect(),
+            down: state.budget.silent(now),
             accounts: state.budget.outlook(now),
             spent: state.spenders.top(now),
         }
@@ -171,6 +189,31 @@ impl Lane {
 }
 
 impl Budget {
+    /// Whole endpoints before single repositories.
+    fn silent(&self, now: Instant) -> Vec<DownOutlook> {
+        let all = self.doors.iter().flat_map(|door| {
+            door.breakers.down().filter_map(move |(repository, breaker)| {
+                let (since, trouble) = breaker.trouble(now)?;
+                Some(DownOutlook {
+                    endpoint: door.host.clone(),
+                    repository: repository.map(ToString::to_string),
+                    since,
+                    until: breaker.next_try(now),
+                    reason: trouble.reason.clone(),
+                })
+            })
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|one, other| one.repository.cmp(&other.repository));
+        all
+    }
+
+    /// Of each endpoint, whether it does not answer.
+    pub(super) fn are_down(&self) -> Vec<bool> {
+        let is_down = |door: &Door| door.breakers.down().any(|(repository, _)| repository.is_none());
+        self.doors.iter().map(is_down).collect()
+    }
+
     fn outlook(&self, now: Instant) -> Vec<AccountOutlook> {
         let doors = self.doors.iter().flat_map(|door| {
             let seats = self.purses.iter().zip(door.ledgers.iter().zip(&door.logins));

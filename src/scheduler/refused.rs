@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::budget::{Blocked, Budget, Obstacle, Purse};
+use super::budget::{Blocked, Budget, Door, Obstacle, Purse};
 use super::metrics::Reason;
+use crate::oci::RepositoryName;
 
 /// Why there is no leave to send a request. Cheap to clone: it reaches all who wait.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +47,9 @@ pub enum Refused {
         /// How long it is left alone.
         until: Duration,
     },
+    /// Nobody answers there, and it is left alone for a while.
+    #[error("{0}")]
+    Down(Box<Down>),
     /// The account that would be used cannot log in.
     #[error("could not log in to {registry} as `{account}`: {reason}")]
     Aside {
@@ -64,6 +68,28 @@ pub enum Refused {
     },
 }
 
+/// An endpoint that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{endpoint} ({registry}) has not answered since {} ago, and is tried again in {}; at last: {reason}",
+    about(*since),
+    about(*until)
+)]
+pub struct Down {
+    /// The upstream.
+    pub registry: String,
+    /// The host of the one of its endpoints that is tried again first.
+    pub endpoint: String,
+    /// How long ago it first failed to answer.
+    pub since: Duration,
+    /// What happened last.
+    pub reason: String,
+    /// That was a time limit.
+    pub is_slow: bool,
+    /// How long it is left alone.
+    pub until: Duration,
+}
+
 /// What is advised where it is not known when a budget comes back.
 const PERHAPS: Duration = Duration::from_secs(60);
 
@@ -75,6 +101,7 @@ impl Refused {
                 Some(Duration::from_secs(5))
             }
             Refused::Spent { until, .. } | Refused::Paused { until, .. } => Some(*until),
+            Refused::Down(down) => Some(down.until),
             Refused::Aside { .. } | Refused::Nobody { .. } => None,
         }
     }
@@ -90,7 +117,13 @@ impl Refused {
 
 impl Budget {
     /// What whoever asked is told, and the label of the metric.
-    pub(super) fn refusal(&self, registry: &str, blocked: &Blocked, now: Instant) -> (Refused, Reason) {
+    pub(super) fn refusal(
+        &self,
+        registry: &str,
+        want: &RepositoryName,
+        blocked: &Blocked,
+        now: Instant,
+    ) -> (Refused, Reason) {
         let registry = registry.to_owned();
         let left = |until: Option<Instant>| until.map(|until| until.saturating_duration_since(now));
         match blocked.by {
@@ -106,6 +139,7 @@ impl Budget {
                 let until = left(blocked.until).unwrap_or(PERHAPS);
                 (Refused::Paused { registry, until }, Reason::Paused)
             }
+            Obstacle::Down { door } => (self.down(&registry, door, want, now), Reason::Down),
             Obstacle::Aside { door, purse } => {
                 let (Purse { name, .. }, login) = (&self.purses[purse], &self.doors[door].logins[purse]);
                 let reason = login.aside.as_ref().map(|aside| aside.reason.clone()).unwrap_or_default();
@@ -113,6 +147,25 @@ impl Budget {
             }
             Obstacle::Nobody => (Refused::Nobody { registry }, Reason::Login),
         }
+    }
+
+    /// What whoever asks about `want` is told of an endpoint that does not answer.
+    pub(super) fn down(&self, registry: &str, door: usize, want: &RepositoryName, now: Instant) -> Refused {
+        let Door { host, breakers, .. } = &self.doors[door];
+        let breaker = breakers.shut(want, now).map(|(_, breaker)| breaker);
+        let (since, reason, is_slow) = breaker
+            .and_then(|breaker| breaker.trouble(now))
+            .map(|(since, trouble)| (since, trouble.reason.clone(), trouble.is_slow))
+            // It has answered just now.
+            .unwrap_or_default();
+        Refused::Down(Box::new(Down {
+            registry: registry.to_owned(),
+            endpoint: host.clone(),
+            since,
+            reason,
+            is_slow,
+            until: breaker.map(|breaker| breaker.next_try(now)).unwrap_or_default(),
+        }))
     }
 }
 

@@ -14,9 +14,9 @@ use super::metrics::Purpose;
 use super::redirect::{Trail, is_redirect};
 use super::trust::host_of;
 use super::wire::{Hop, Reach};
-use super::{Client, Error, body};
+use super::{Client, Error, Sent, body};
 use crate::oci::{Kind, RepositoryName};
-use crate::scheduler::Lease;
+use crate::scheduler::{Attempt, Lease};
 
 /// A question, the same for every endpoint.
 #[derive(Debug, Clone)]
@@ -167,7 +167,10 @@ impl Client {
 
     async fn ask_and_follow(&self, endpoint: &Endpoint, lease: &Lease, ask: &Ask) -> Result<Answer, Error> {
         let url = endpoint.url(&ask.path);
-        let (mut response, grant) = self.be_let_in(endpoint, lease, ask, &url).await?;
+        let attempt = lease.attempt(endpoint.place);
+        let entered = self.be_let_in(endpoint, lease, ask, &url).await;
+        note(attempt, endpoint, entered.as_ref().map(|(response, _)| response.status()));
+        let (mut response, grant) = entered?;
         let mut trail = Trail::new(&url);
         let mut redirected = false;
         while is_redirect(response.status()) {
@@ -290,6 +293,23 @@ pub(super) fn tell(lease: &Lease, endpoint: &Endpoint, error: &Error) {
         // The token service is the registry's, and so is its patience.
         Error::Throttled { retry_after, .. } => lease.paused(endpoint.place, *retry_after),
         _ => {}
+    }
+}
+
+/// Tells the scheduler whether an endpoint, its token service included, answered at all. Where it sends us is not it:
+/// while a storage host is down, manifests can be had.
+pub(super) fn note(attempt: Attempt<'_>, endpoint: &Endpoint, outcome: Result<StatusCode, &Error>) {
+    let trouble = match outcome {
+        Ok(status) => {
+            Error::Status { endpoint: endpoint.host.clone(), status: status.as_u16() }.trouble(endpoint)
+        }
+        // A connection that was kept for too long says nothing of the next one.
+        Err(Error::Unreachable { sent: Sent::OnAStaleConnection, .. }) => return,
+        Err(error) => error.trouble(endpoint),
+    };
+    match trouble {
+        Some(trouble) => attempt.failed(&trouble),
+        None => attempt.answered(),
     }
 }
 

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use crate::scheduler::Refused;
+use super::endpoint::Endpoint;
+use crate::scheduler::{Refused, Trouble};
 
 /// Why an upstream request brought nothing. Cheap to clone, since one fetch's error goes to all its waiters
 /// (I3). No variant holds a URL's query, a header or a body of the upstream: those may carry credentials.
@@ -140,6 +141,28 @@ impl Error {
             Error::Login { .. } if has_account => Next::OtherAccount,
             _ if is_origin => Next::GiveUp,
             _ => Next::OtherEndpoint,
+        }
+    }
+
+    /// Whether it says of `endpoint`, or its token service, that nobody there answers as somebody should.
+    pub(super) fn trouble(&self, endpoint: &Endpoint) -> Option<Trouble> {
+        let trouble =
+            |is_slow, is_about_host| Some(Trouble { reason: self.to_string(), is_slow, is_about_host });
+        match self {
+            Error::Unreachable { sent, endpoint: host, .. } => {
+                trouble(false, *sent == Sent::No && *host == endpoint.host)
+            }
+            Error::TimedOut { .. } => trouble(true, false),
+            // A gateway that has nobody behind it. 500 is an answer: somebody is there, and has trouble with this.
+            Error::Status { status: 502..=504 | 520..=530, .. } => trouble(false, false),
+            Error::Refused(_)
+            | Error::NotFound { .. }
+            | Error::Hidden { .. }
+            | Error::Login { .. }
+            | Error::Throttled { .. }
+            | Error::Status { .. }
+            | Error::BadAnswer { .. }
+            | Error::BrokenOff { .. } => None,
         }
     }
 

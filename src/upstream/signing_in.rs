@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::answer::{is_html, refusal};
-use super::asking::{Ask, challenge, no_way_in, tell};
+use super::asking::{Ask, challenge, no_way_in, note, tell};
 use super::challenge::Challenge;
 use super::client::about_manifest;
 use super::endpoint::Endpoint;
@@ -54,7 +54,9 @@ impl Client {
         let any: RepositoryName = "login".parse().expect("a word is a repository");
         let lease = self.lease_for(&any, endpoint, account).await?;
         let endpoint = self.endpoint(&lease);
+        let attempt = lease.attempt(endpoint.place);
         let outcome = self.enter(endpoint, &lease).await;
+        note(attempt, endpoint, outcome.as_ref().map(|_| StatusCode::OK));
         match &outcome {
             Ok(SignedIn { welcome: Welcome::LoggedIn, .. }) => lease.let_in(endpoint.place),
             Ok(_) => {}
@@ -85,7 +87,8 @@ impl Client {
         endpoint: usize,
         account: Option<usize>,
     ) -> Result<Lease, Refused> {
-        let want = Want::question(repository).only(endpoint, account);
+        // Whether it answers is what the operator wants to know.
+        let want = Want::question(repository).only(endpoint, account).insistent();
         // An endpoint that wants to be left alone is left alone: that is what there is to be told.
         let errand = Errand::of(ClientAddr::NOBODY).or_else().held_for(PATIENCE);
         self.scheduler.lease(self.id(), want, &errand).await

@@ -15,13 +15,14 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use tokio::time::Instant;
 
 use super::asking::{Answer, Ask};
 use super::placing::{self, Placed, span, whole_length};
 use super::wire::root;
 use super::{Client, Error};
 use crate::backoff::Backoff;
-use crate::scheduler::Lease;
+use crate::scheduler::{Access, Lease};
 
 /// A blob that is being fetched. Holds its lease until dropped.
 pub struct Transfer {
@@ -81,7 +82,8 @@ const MOST_RESUMES: u32 = 1000;
 const FAIR_PROGRESS: u64 = 64 << 10;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// The longest that a pause which an upstream asked for is waited out in the midst of a blob.
+/// The longest that a pause which an upstream asked for, or one that does not answer, is waited out in the midst of a
+/// blob.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long the end of a body that is complete already is waited for.
 const PATIENCE_FOR_THE_END: Duration = Duration::from_secs(1);
@@ -186,10 +188,11 @@ impl Transfer {
             }
         }
         loop {
-            if !self.patience.wait(self.pause()).await {
+            if !self.patience.wait().await {
                 let (endpoint, received) = (self.host(), self.offset);
                 return Err(Error::BrokenOff { endpoint, received, reason });
             }
+            self.wait_for_an_endpoint().await;
             match self.open().await {
                 Ok(opened) => {
                     tracing::info!(
@@ -207,14 +210,16 @@ impl Transfer {
         }
     }
 
-    /// The first endpoint that goes on from `offset`, beginning with the current one.
+    /// The first endpoint that goes on from `offset`, beginning with the current one; one that has not answered others
+    /// only when nobody else will do.
     async fn open(&self) -> Result<Opened, Error> {
         let count = self.client.endpoints.len();
-        // Where all of them want to be left alone, this try is spent on nobody.
-        let retry_after = Some(self.pause());
-        let mut last = Error::Throttled { endpoint: self.host(), retry_after, quota: false };
-        let all = (0..count).map(|step| (self.endpoint + step) % count);
-        for index in all.filter(|index| self.lease.pause_left(*index).is_none()) {
+        // Where none of them may be asked, this try is spent on nobody.
+        let mut last = self.shut_out();
+        let order: Vec<usize> = (0..count).map(|step| (self.endpoint + step) % count).collect();
+        let all = || order.iter().copied().filter(|place| self.lease.pause_left(*place).is_none());
+        let well = all().filter(|place| self.lease.access(*place) == Access::Open);
+        for index in well.chain(all().filter(|place| self.lease.try_out(*place))) {
             match Transfer::open_at(&self.client, &self.lease, &self.content, self.offset, index).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => {
@@ -226,11 +231,35 @@ impl Transfer {
         Err(last)
     }
 
-    /// How long it is until any endpoint wants to hear from us again.
+    /// Why the current endpoint may not be asked.
+    fn shut_out(&self) -> Error {
+        let throttled =
+            Error::Throttled { endpoint: self.host(), retry_after: Some(self.pause()), quota: false };
+        self.lease.down(self.endpoint).map_or(throttled, Error::Refused)
+    }
+
+    /// Waits until some endpoint may be asked, though not for ever.
+    async fn wait_for_an_endpoint(&self) {
+        let deadline = Instant::now() + LONGEST_PAUSE;
+        loop {
+            let pause = self.pause().min(deadline.saturating_duration_since(Instant::now()));
+            if pause.is_zero() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// How long it is until any endpoint may be asked.
     fn pause(&self) -> Duration {
-        let pauses =
-            (0..self.client.endpoints.len()).map(|place| self.lease.pause_left(place).unwrap_or_default());
-        pauses.min().unwrap_or_default().min(LONGEST_PAUSE)
+        let pauses = (0..self.client.endpoints.len()).map(|place| {
+            let paused = self.lease.pause_left(place).unwrap_or_default();
+            match self.lease.access(place) {
+                Access::Open | Access::Trial => paused,
+                Access::Shut(left) => left.max(paused),
+            }
+        });
+        pauses.min().unwrap_or_default()
     }
 
     /// Asks one endpoint for everything from `offset` on.
@@ -318,13 +347,13 @@ impl Patience {
     }
 
     /// Waits before the next attempt; false when there shall be none.
-    async fn wait(&mut self, pause: Duration) -> bool {
+    async fn wait(&mut self) -> bool {
         if self.attempts == MOST_ATTEMPTS || self.resumes == MOST_RESUMES {
             return false;
         }
         self.attempts += 1;
         self.resumes += 1;
-        tokio::time::sleep(self.backoff.wait().max(pause)).await;
+        tokio::time::sleep(self.backoff.wait()).await;
         true
     }
 }

@@ -127,9 +127,12 @@ async fn known_series_are_there_from_the_start() {
         for name in ["schedule_queue", "schedule_wait_seconds_count"] {
             wanted.push(format!("tidelock_{name}{{priority=\"foreground\",upstream=\"{registry}\"}}"));
         }
-        wanted.push(format!(
-            "tidelock_throttled_total{{account=\"any\",reason=\"busy\",upstream=\"{registry}\"}}"
-        ));
+        for reason in ["busy", "down"] {
+            wanted.push(format!(
+                "tidelock_throttled_total{{account=\"any\",reason=\"{reason}\",upstream=\"{registry}\"}}"
+            ));
+        }
+        wanted.push(format!("tidelock_endpoint_down{{endpoint=\"1\",upstream=\"{registry}\"}}"));
     }
     wanted.extend(kinds.map(|kind| request_series("none", kind, "denied")));
     wanted.push("tidelock_evicted_bytes_total{reason=\"size\"}".to_owned());
@@ -387,8 +390,10 @@ async fn nothing_of_a_request_shows_in_a_metric() {
         .filter_map(|line| line.split_once('{')?.1.split_once('}'))
         .flat_map(|(labels, _)| labels.split(',').map(|label| label.split('=').next().unwrap()))
         .collect();
-    let closed =
-        ["upstream", "account", "kind", "outcome", "priority", "reason", "status", "method", "le", "version"];
+    let closed = [
+        "upstream", "endpoint", "account", "kind", "outcome", "priority", "reason", "status", "method", "le",
+        "version",
+    ];
     assert!(labels.is_subset(&closed.into()), "{labels:?}");
 }
 

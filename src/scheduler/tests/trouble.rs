@@ -248,6 +248,80 @@ async fn only_who_waits_for_budget_is_held_up() {
     assert_eq!(scheduler.held_up(HUB, &"library/other".parse().unwrap()), None);
 }
 
+/// Nobody is held for an endpoint that is down, not even who waits for a connection that others keep.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_connection_is_told_that_nobody_answers() {
+    let scheduler = scheduler(|config| config.upstreams[0].max_connections = 1);
+    let held = scheduler.question().await.unwrap();
+    let begun = Instant::now();
+    let waiting = scheduler.question();
+    tokio::pin!(waiting);
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    go_down(&held, 0);
+    let refused = waiting.await.unwrap_err();
+    let Refused::Down(down) = &refused else { panic!("{refused}") };
+    assert_eq!((down.endpoint.as_str(), down.is_slow), ("registry-1.docker.io", true));
+    assert!(refused.retry_after() <= Some(Duration::from_secs(4)), "{refused}");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    drop(held);
+    assert!(matches!(scheduler.question().await, Err(Refused::Down(_))), "whoever comes later neither");
+}
+
+/// A mirror that is down is no reason to go away where the origin may have something again, and the other way round.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_budget_goes_to_the_mirror_that_is_back() {
+    let scheduler = scheduler(|config| {
+        config.upstreams[0].endpoints = ["https://mirror.example", "https://registry-1.docker.io"]
+            .map(|url| url.parse().unwrap())
+            .to_vec();
+    });
+    let origin = Want::question(&repository()).from(1);
+    let pull = scheduler.pull(HUB, origin, &tag(), &client(1)).await.unwrap();
+    let sent = pull.send();
+    pull.answered(sent, Some(&told(100, 0)));
+    go_down(pull.as_ref(), 0);
+    drop(pull);
+    let at_once = scheduler.pulls(&client(1).or_else()).await.unwrap_err();
+    assert!(matches!(at_once, Refused::Spent { .. }), "{at_once}");
+    let begun = Instant::now();
+    let trial = scheduler.pulls(&client(1)).await.unwrap();
+    assert_eq!(trial.as_ref().endpoint(), 0);
+    assert!(begun.elapsed() <= Duration::from_secs(4), "{:?}", begun.elapsed());
+    // The trial is one request; whoever else comes is held for the origin, and goes when the mirror is back.
+    let errand = client(2);
+    let second = scheduler.pulls(&errand);
+    tokio::pin!(second);
+    assert!(futures_util::poll!(&mut second).is_pending());
+    trial.as_ref().attempt(0).answered();
+    assert_eq!(second.await.unwrap().as_ref().endpoint(), 0);
+}
+
+/// A trial that is given up is the next one's to make.
+#[tokio::test(start_paused = true)]
+async fn a_trial_that_was_not_made_is_made_by_the_next() {
+    let scheduler = scheduler(|_| {});
+    let lease = scheduler.question().await.unwrap();
+    go_down(&lease, 0);
+    tokio::time::advance(Duration::from_secs(4)).await;
+    let trial = scheduler.question().await.unwrap();
+    assert!(matches!(scheduler.question().await, Err(Refused::Down(_))));
+    drop(trial);
+    let trial = scheduler.question().await.unwrap();
+    drop(trial.attempt(0));
+    let trial = scheduler.question().await.unwrap();
+    trial.attempt(0).failed(&silence());
+    assert!(matches!(scheduler.question().await, Err(Refused::Down(_))), "it is down for longer");
+}
+
+fn silence() -> Trouble {
+    Trouble { reason: "no answer".to_owned(), is_slow: true, is_about_host: true }
+}
+
+/// So many fail in a row that the endpoint is left alone.
+fn go_down(lease: &Lease, endpoint: usize) {
+    (0..breaker::MOST_FAILURES).for_each(|_| lease.attempt(endpoint).failed(&silence()));
+}
+
 impl Scheduler {
     async fn learn_nothing(&self) {
         let lease = self.question().await.unwrap();
