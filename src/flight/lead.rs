@@ -55,6 +55,7 @@ impl Seat {
         }
         partial.prove().await.map_err(|error| match error {
             crate::store::Error::Mismatch => {
+                transfer.distrust();
                 let registry = order.repository.registry.to_string();
                 self.inner.metrics.verify_failed(&registry);
                 tracing::warn!(digest = %order.digest, repository = %order.repository, "the upstream sent wrong bytes");

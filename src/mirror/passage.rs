@@ -51,6 +51,7 @@ impl Passage {
         }
         let actual = std::mem::replace(&mut self.hasher, self.digest.algorithm().hasher()).finish();
         if actual != self.digest {
+            self.transfer.distrust();
             return Err(io::Error::other("the upstream sent bytes that do not match the digest"));
         }
         Ok(self.held.split().freeze())

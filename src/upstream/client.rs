@@ -12,6 +12,7 @@ use super::login::Logins;
 use super::metrics::Tally;
 use super::placing::whole_length;
 use super::proxy::Proxies;
+use super::suspects::Suspects;
 use super::transfer::{Content, Transfer};
 use super::tries::Tries;
 use super::wire::Wire;
@@ -33,6 +34,7 @@ pub struct Client {
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) wire: Arc<Wire>,
     pub(super) logins: Logins,
+    pub(super) suspects: Suspects,
 }
 
 /// Leave to fetch a blob.
@@ -109,7 +111,15 @@ impl Client {
         let wire = Arc::new(Wire::new(config, tls, proxies, Tally::new(metrics, config)));
         let accounts = config.accounts.iter().map(|account| Account::new(account, &registry)).collect();
         let logins = Logins::new(Arc::clone(&wire), accounts, &config.token_hosts, life);
-        Ok(Client { id, scheduler: scheduler.clone(), registry, endpoints, wire, logins })
+        Ok(Client {
+            id,
+            scheduler: scheduler.clone(),
+            registry,
+            endpoints,
+            wire,
+            logins,
+            suspects: Suspects::default(),
+        })
     }
 
     /// The upstream's name.
@@ -154,6 +164,7 @@ impl Client {
         loop {
             let pull = tries.pull(reference).await?;
             let outcome = self.document(&pull, &head).await;
+            let outcome = outcome.and_then(|document| self.believe(pull.as_ref(), reference, document));
             if let Some(document) = tries.judge(pull.as_ref(), outcome)? {
                 return Ok(document);
             }
@@ -209,10 +220,16 @@ impl Client {
         total: Option<u64>,
     ) -> Result<Transfer, Error> {
         let ask = Ask::about(Kind::Blob, Method::GET, repository, &format!("blobs/{digest}"));
-        let content = Content { ask, total };
+        let content = Content { ask, digest: *digest, total };
         let Boarding { mut tries, mut lease } = boarding;
         loop {
-            let opened = Transfer::open_at(self, &lease, &content, from, lease.endpoint()).await;
+            let opened = match self.endpoint(&lease) {
+                suspect if !suspect.is_origin && self.suspects.has(digest, suspect.place) => {
+                    let reason = "wrong bytes of this blob a short while ago".to_owned();
+                    Err(Error::BadAnswer { endpoint: suspect.host.clone(), reason })
+                }
+                endpoint => Transfer::open_at(self, &lease, &content, from, endpoint.place).await,
+            };
             if let Some(opened) = tries.judge(&lease, opened)? {
                 return Ok(Transfer::new(Arc::clone(self), lease, content, from, opened));
             }
@@ -299,6 +316,24 @@ impl Client {
         let Found { digest, media_type, .. } = Found::of(answer.response.headers());
         let bytes = self.read(answer, LARGEST_MANIFEST).await?;
         Ok(Document { bytes, media_type, digest })
+    }
+
+    /// A mirror's manifest that is not what was asked for, or not what it says of itself, is no answer: the next endpoint
+    /// is asked. The origin's is for the caller to judge.
+    fn believe(&self, lease: &Lease, reference: &Reference, document: Document) -> Result<Document, Error> {
+        let endpoint = self.endpoint(lease);
+        let expected = match reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(_) => document.digest,
+        };
+        let is_right =
+            expected.is_none_or(|digest| Digest::of(digest.algorithm(), &document.bytes) == digest);
+        if is_right || endpoint.is_origin {
+            return Ok(document);
+        }
+        tracing::warn!(registry = %self.registry, endpoint = endpoint.host, %reference, "a mirror sent a wrong manifest");
+        let reason = "bytes that do not match the digest".to_owned();
+        Err(Error::BadAnswer { endpoint: endpoint.host.clone(), reason })
     }
 
     /// What an answer says of the quota. Where the endpoint sent us elsewhere, it says nothing itself.

@@ -34,6 +34,7 @@ mod proxy;
 mod quota;
 mod redirect;
 mod signing_in;
+mod suspects;
 mod tls;
 mod token;
 mod transfer;

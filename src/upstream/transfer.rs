@@ -22,6 +22,7 @@ use super::placing::{self, Placed, span, whole_length};
 use super::wire::root;
 use super::{Client, Error};
 use crate::backoff::Backoff;
+use crate::oci::Digest;
 use crate::scheduler::{Access, Lease};
 
 /// A blob that is being fetched. Holds its lease until dropped.
@@ -34,12 +35,15 @@ pub struct Transfer {
     flow: Option<Flow>,
     /// The endpoint that is asked first when the flow breaks.
     endpoint: usize,
+    /// Those that bytes came from.
+    sources: Vec<usize>,
     patience: Patience,
 }
 
 /// Which blob.
 pub(super) struct Content {
     pub(super) ask: Ask,
+    pub(super) digest: Digest,
     /// Its length, where known.
     pub(super) total: Option<u64>,
 }
@@ -98,7 +102,16 @@ impl Transfer {
         opened: Opened,
     ) -> Transfer {
         let (patience, endpoint) = (Patience::new(), lease.endpoint());
-        let mut transfer = Transfer { client, lease, content, offset: from, flow: None, endpoint, patience };
+        let mut transfer = Transfer {
+            client,
+            lease,
+            content,
+            offset: from,
+            flow: None,
+            endpoint,
+            sources: Vec::new(),
+            patience,
+        };
         transfer.take_up(opened);
         transfer
     }
@@ -216,7 +229,8 @@ impl Transfer {
         let count = self.client.endpoints.len();
         // Where none of them may be asked, this try is spent on nobody.
         let mut last = self.shut_out();
-        let order: Vec<usize> = (0..count).map(|step| (self.endpoint + step) % count).collect();
+        let mut order: Vec<usize> = (0..count).map(|step| (self.endpoint + step) % count).collect();
+        order.sort_by_key(|place| self.client.suspects.has(&self.content.digest, *place));
         let all = || order.iter().copied().filter(|place| self.lease.pause_left(*place).is_none());
         let well = all().filter(|place| self.lease.access(*place) == Access::Open);
         for index in well.chain(all().filter(|place| self.lease.try_out(*place))) {
@@ -299,6 +313,14 @@ impl Transfer {
         self.flow = opened.flow;
         self.content.total = opened.total;
         self.endpoint = opened.endpoint;
+        if self.flow.is_some() && !self.sources.contains(&opened.endpoint) {
+            self.sources.push(opened.endpoint);
+        }
+    }
+
+    /// The bytes turned out to be wrong: the next time others are asked first.
+    pub fn distrust(&self) {
+        self.sources.iter().for_each(|place| self.client.suspects.add(self.content.digest, *place));
     }
 
     fn host(&self) -> String {
@@ -306,6 +328,7 @@ impl Transfer {
     }
 
     fn too_long(&self) -> Error {
+        self.distrust();
         let reason = "more bytes than the blob is long".to_owned();
         Error::BadAnswer { endpoint: self.host(), reason }
     }
