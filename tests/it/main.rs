@@ -15,6 +15,7 @@ mod coalescing;
 mod docs;
 mod eviction;
 mod explain;
+mod fault_matrix;
 mod flights;
 mod floors;
 mod freshness;

@@ -108,7 +108,10 @@ impl State {
             return Answer::error(405, "UNSUPPORTED", "HEAD is not supported");
         }
         if let Some(redirect) = behaviour.redirect.as_ref().filter(|redirect| redirect.manifests) {
-            return redirected(call, wanted, redirect);
+            // A CDN knows digests alone.
+            let named = manifest.zip(wanted.name()).filter(|_| matches!(redirect.to, Target::Cdn(_)));
+            let resolved = named.map(|(blob, name)| Wanted::Manifest { name, reference: &blob.digest });
+            return redirected(call, resolved.as_ref().unwrap_or(wanted), redirect);
         }
         let Some(manifest) = manifest else {
             return Answer::error(404, "MANIFEST_UNKNOWN", "manifest unknown");
