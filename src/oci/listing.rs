@@ -87,7 +87,7 @@ impl Referrers {
 }
 
 /// Reads a JSON object. serde would take an array for one too, its fields in order: `[]` for an empty list.
-fn object<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, serde_json::Error> {
+pub(super) fn object<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, serde_json::Error> {
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(serde::de::Error::custom("an array in place of an object"));
     }

@@ -1,5 +1,6 @@
 use serde::Deserialize;
 
+use super::listing::object;
 use super::{Descriptor, Digest, media_type};
 
 /// Just enough of a manifest or index to know what it points to.
@@ -56,7 +57,7 @@ impl Manifest {
     /// # Errors
     /// When `bytes` are not a JSON object of that shape.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, serde_json::Error> {
-        let document: Document = serde_json::from_slice(bytes)?;
+        let document: Document = object(bytes)?;
         let known = |list: Option<Vec<WireDescriptor>>| {
             list.unwrap_or_default().into_iter().filter_map(WireDescriptor::known)
         };
@@ -131,6 +132,12 @@ mod tests {
         let text = r#"{"layers":null,"manifests":[{"digest":"blake3:00","size":1}],"config":null}"#;
         let manifest = Manifest::parse(text.as_bytes()).expect("a manifest");
         assert_eq!(manifest, Manifest::default());
+    }
+
+    #[test]
+    fn an_array_in_place_of_the_object_is_refused() {
+        assert!(Manifest::parse(b" [null,null,null,null,null,null,null]").is_err());
+        assert!(Manifest::parse(b" {}").is_ok());
     }
 
     #[test]

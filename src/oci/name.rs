@@ -45,9 +45,10 @@ impl RepositoryName {
         Some((first, RepositoryName(rest.into())))
     }
 
-    /// This name within `library/` when it has a single component, as Docker Hub's official images have.
+    /// This name within `library/` when it has a single component, as Docker Hub's official images have. One
+    /// that would then be too long for a name stays as it is: no image has it.
     pub fn in_library(self) -> RepositoryName {
-        if self.0.contains('/') { self } else { RepositoryName(format!("library/{}", self.0).into()) }
+        format!("library/{self}").parse().ok().filter(|_| !self.0.contains('/')).unwrap_or(self)
     }
 }
 
@@ -180,6 +181,10 @@ mod tests {
         let name = |text: &str| text.parse::<RepositoryName>().expect("a name");
         assert_eq!(name("nginx").in_library().as_str(), "library/nginx");
         assert_eq!(name("org/app").in_library().as_str(), "org/app");
+        for length in [LONGEST_NAME - 8, LONGEST_NAME - 7, LONGEST_NAME] {
+            let within = name(&"a".repeat(length)).in_library();
+            assert_eq!(within.as_str().parse(), Ok(within), "{length}");
+        }
     }
 
     proptest! {
