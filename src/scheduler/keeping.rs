@@ -118,6 +118,16 @@ fn restore(lane: &Lane, note: &[u8]) {
     }
 }
 
+#[cfg(fuzzing)]
+impl super::Scheduler {
+    /// Takes in a note as if the store had kept it for the first upstream; gives back what would be kept now.
+    pub fn renote(&self, note: &[u8]) -> Vec<u8> {
+        let lane = &self.lanes[0];
+        restore(lane, note);
+        serde_json::to_vec(&Note::of(&lane.state(), Instant::now())).expect("numbers and texts are JSON")
+    }
+}
+
 impl Note {
     fn of(state: &State, now: Instant) -> Note {
         let mut ledgers = Vec::new();

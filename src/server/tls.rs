@@ -206,6 +206,21 @@ impl Tls {
     }
 }
 
+#[cfg(fuzzing)]
+impl Tls {
+    /// Reads `pem` as the certificates, the key and the clients' authorities all in one.
+    ///
+    /// # Errors
+    /// As of [`Tls::open`].
+    pub fn of_pem(pem: &[u8]) -> Result<(), TlsError> {
+        let file = || PathBuf::from("fuzz.pem");
+        let files = config::Tls { cert: file(), key: file(), client_ca: Some(file()) };
+        let key = Ok(Zeroizing::new(pem.to_vec()));
+        let contents = Contents { cert: Ok(pem.to_vec()), key, client_ca: Some(Ok(pem.to_vec())) };
+        server_config(&files, contents, &Resumption::new()).map(drop)
+    }
+}
+
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()

@@ -57,7 +57,7 @@ pub(super) async fn refusal(answer: Response<Incoming>, endpoint: String) -> Err
     }
 }
 
-fn throttled(endpoint: String, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Error {
+pub(super) fn throttled(endpoint: String, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Error {
     // Amazon's limit of requests in a second speaks the quota's JSON too.
     let is_pace = |message: &String| message.to_ascii_lowercase().contains("rate exceeded");
     let message = quota_message(body).filter(|message| !is_pace(message));

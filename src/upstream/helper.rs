@@ -73,7 +73,7 @@ fn start(program: &Path) -> io::Result<Child> {
         .spawn()
 }
 
-fn parse(output: &str) -> Result<Login, Fault> {
+pub(super) fn parse(output: &str) -> Result<Login, Fault> {
     let answer: Answer = serde_json::from_str(output).map_err(|_| Fault::Malformed)?;
     Ok(Login::new(answer.username, Secret::new(answer.secret)))
 }

@@ -24,6 +24,8 @@ mod credentials;
 mod docker_config;
 mod endpoint;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod helper;
 mod lists;
 mod login;

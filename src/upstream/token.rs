@@ -56,7 +56,7 @@ pub(super) struct Errand {
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     pub(super) secret: Secret,
-    life: Duration,
+    pub(super) life: Duration,
 }
 
 /// The reply of a token service. Some give one name, some the other, some both.
@@ -224,7 +224,7 @@ impl Tokens {
 }
 
 impl Token {
-    fn parse(reply: &[u8], now: SystemTime) -> Result<Token, &'static str> {
+    pub(super) fn parse(reply: &[u8], now: SystemTime) -> Result<Token, &'static str> {
         let reply: Reply = serde_json::from_slice(reply).map_err(|_| "a token that is not in JSON")?;
         let given = |token: Option<String>| token.filter(|token| !token.is_empty());
         let token = given(reply.token).or(given(reply.access_token)).ok_or("a reply without a token")?;
@@ -237,7 +237,7 @@ impl Token {
     }
 
     /// Renewed while it is still good, so that nobody's pull meets its end.
-    fn renew_after(&self) -> Duration {
+    pub(super) fn renew_after(&self) -> Duration {
         self.life.mul_f64(0.75)
     }
 }
