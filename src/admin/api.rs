@@ -1,11 +1,12 @@
-//! `/api/v1/…`: JSON for `tidelock` itself and for scripts. Reads only.
+//! `/api/v1/…`: JSON for `tidelock` itself and for scripts.
 
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use super::types::{Budgets, Explained};
+use super::types::{Budgets, Explained, Scrubbing};
 use super::{Admin, answer};
 use crate::access;
+use crate::config::ByteSize;
 use crate::oci::ImageReference;
 use crate::server::Body;
 
@@ -17,10 +18,7 @@ pub(super) fn budgets(admin: &Admin) -> Response<Body> {
 /// What would come of a pull of the image that the query names.
 pub(super) async fn explain(admin: &Admin, query: Option<&str>) -> Response<Body> {
     let refuse = |status, code, message: &str| answer::error(status, code, message);
-    let image = query.and_then(|query| {
-        url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "image").map(|(_, image)| image)
-    });
-    let Some(image) = image else {
+    let Some(image) = parameter(query, "image") else {
         let message = "Name an image: /api/v1/explain?image=docker.io/library/nginx:latest";
         return refuse(StatusCode::BAD_REQUEST, "image_missing", message);
     };
@@ -39,6 +37,32 @@ pub(super) async fn explain(admin: &Admin, query: Option<&str>) -> Response<Body
     let explanation = admin.mirror.explain(&target, &image.reference).await;
     let outlook = admin.mirror.outlook().into_iter().nth(target.upstream.index());
     json(&Explained::new(&target, image.to_string(), image.reference.to_string(), explanation, outlook))
+}
+
+/// How far a scrub is, or how the last one went.
+pub(super) fn scrub(admin: &Admin) -> Response<Body> {
+    let (scrub, blobs, bytes) = admin.mirror.store().scrub_progress();
+    json(&Scrubbing::new(&scrub, blobs, bytes))
+}
+
+/// Begins one, at the pace that the query names, or at the configured one.
+pub(super) fn begin_scrub(admin: &Admin, query: Option<&str>) -> Response<Body> {
+    let rate = parameter(query, "rate").map(|rate| rate.parse::<ByteSize>());
+    match rate.transpose() {
+        Ok(Some(ByteSize(0))) | Err(_) => {
+            let message = "rate is how many bytes a second are hashed: a size above 0 such as 20MiB";
+            answer::error(StatusCode::BAD_REQUEST, "rate_invalid", message)
+        }
+        Ok(rate) => {
+            admin.mirror.store().scrub(rate);
+            scrub(admin)
+        }
+    }
+}
+
+fn parameter(query: Option<&str>, name: &str) -> Option<String> {
+    let mut pairs = url::form_urlencoded::parse(query?.as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
 fn json(value: &impl Serialize) -> Response<Body> {

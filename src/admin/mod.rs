@@ -4,7 +4,8 @@
 //! stop apart from the house, so that `/readyz` can say "draining" to the end.
 //!
 //! Leaves out who may ask: whoever reaches the address may. On a loopback address a page in the operator's
-//! browser is kept out by its `Host` (see `guard`); other addresses are for the network to guard.
+//! browser is kept out by its `Host` (see `guard`); other addresses are for the network to guard. What changes something
+//! is taken from this machine only.
 
 mod answer;
 mod api;
@@ -21,7 +22,9 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-pub use types::{Account, Budgets, Content, Down, Explained, Payment, Spender, Tag, UpstreamBudget, Waiting};
+pub use types::{
+    Account, Budgets, Content, Down, Explained, Payment, Scrubbing, Spender, Tag, UpstreamBudget, Waiting,
+};
 
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;

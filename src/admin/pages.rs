@@ -16,11 +16,19 @@ enum Page {
     Readiness,
     Budgets,
     Explain,
+    Scrub,
 }
 
 impl Page {
-    const ALL: [Page; 6] =
-        [Page::Index, Page::Metrics, Page::Health, Page::Readiness, Page::Budgets, Page::Explain];
+    const ALL: [Page; 7] = [
+        Page::Index,
+        Page::Metrics,
+        Page::Health,
+        Page::Readiness,
+        Page::Budgets,
+        Page::Explain,
+        Page::Scrub,
+    ];
 
     fn path(self) -> &'static str {
         match self {
@@ -30,6 +38,7 @@ impl Page {
             Page::Readiness => "/readyz",
             Page::Budgets => "/api/v1/budgets",
             Page::Explain => "/api/v1/explain",
+            Page::Scrub => "/api/v1/scrub",
         }
     }
 
@@ -40,8 +49,16 @@ impl Page {
             Page::Health => "200 while the process works",
             Page::Budgets => "what is left of each account, when it will be spent, and who pulls",
             Page::Explain => "?image=NAME: what would come of a pull of it now, and why",
+            Page::Scrub => {
+                "how far hashing anew what is kept is; POST, with ?rate=20MiB or without, begins it"
+            }
             Page::Readiness => "200 while pulls are served, 503 while starting and draining",
         }
+    }
+
+    /// Whether it can be asked in this way.
+    fn takes(self, method: &Method) -> bool {
+        matches!(*method, Method::GET | Method::HEAD) || (self == Page::Scrub && *method == Method::POST)
     }
 
     fn at(path: &str) -> Option<Page> {
@@ -54,8 +71,8 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<B
     let Some(page) = Page::at(request.uri().path()) else {
         return answer::error(StatusCode::NOT_FOUND, "not_found", "No such page. GET / lists what is here.");
     };
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return answer::wrong_method("GET, HEAD");
+    if !page.takes(request.method()) {
+        return answer::wrong_method(if page == Page::Scrub { "GET, HEAD, POST" } else { "GET, HEAD" });
     }
     match page {
         Page::Index => answer::text(StatusCode::OK, index()),
@@ -64,6 +81,8 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<B
         Page::Readiness => readiness(admin.house.phase()),
         Page::Budgets => api::budgets(admin),
         Page::Explain => api::explain(admin, request.uri().query()).await,
+        Page::Scrub if *request.method() == Method::POST => api::begin_scrub(admin, request.uri().query()),
+        Page::Scrub => api::scrub(admin),
     }
 }
 

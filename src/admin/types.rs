@@ -8,12 +8,50 @@ use crate::freshness::Verdict;
 use crate::mirror::Explanation;
 use crate::routing::Target;
 use crate::scheduler::{AccountOutlook, DownOutlook, Outlook, Payer, Priority, Refused, Spent};
+use crate::store::Scrub;
 
 /// `/api/v1/budgets`: what is left of each account, who waits and who pulls.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Budgets {
     /// In the order of the configuration.
     pub upstreams: Vec<UpstreamBudget>,
+}
+
+/// `/api/v1/scrub`: how far hashing anew what is kept is, or how it went. Times are in seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrubbing {
+    /// Whether it is under way.
+    pub running: bool,
+    /// When it began.
+    pub started: Option<u64>,
+    /// When the last one that came to its end did.
+    pub finished: Option<u64>,
+    /// Blobs and manifests looked at.
+    pub blobs: u64,
+    /// Of how many.
+    pub all_blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of how many.
+    pub all_bytes: u64,
+    /// Those that were not what they should be, and are in quarantine now.
+    pub damaged: u64,
+}
+
+impl Scrubbing {
+    pub(super) fn new(scrub: &Scrub, all_blobs: u64, all_bytes: u64) -> Scrubbing {
+        let seconds = |millis: Option<u64>| millis.map(|millis| millis / 1000);
+        Scrubbing {
+            running: scrub.running,
+            started: seconds(scrub.started),
+            finished: seconds(scrub.finished),
+            blobs: scrub.blobs,
+            all_blobs,
+            bytes: scrub.bytes,
+            all_bytes,
+            damaged: scrub.damaged,
+        }
+    }
 }
 
 /// One upstream.

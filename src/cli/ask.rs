@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
+use http::{Method, Request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -36,9 +37,21 @@ pub(super) fn address(given: Option<&str>, config: &Config) -> Result<Url, Strin
 /// # Errors
 /// Nobody there, or what the mirror itself has to say.
 pub(super) fn get<T: DeserializeOwned>(admin: &Url, path: &str) -> anyhow::Result<(T, String)> {
+    ask(Method::GET, admin, path)
+}
+
+/// What POST `path` answers.
+///
+/// # Errors
+/// As for [`get`].
+pub(super) fn post<T: DeserializeOwned>(admin: &Url, path: &str) -> anyhow::Result<(T, String)> {
+    ask(Method::POST, admin, path)
+}
+
+fn ask<T: DeserializeOwned>(method: Method, admin: &Url, path: &str) -> anyhow::Result<(T, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let url = admin.join(path)?;
-    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, fetch(&url)).await });
+    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, fetch(method, &url)).await });
     let (status, body) =
         answer.map_err(|_| anyhow!("no answer within {PATIENCE:?}")).and_then(|answer| answer).with_context(
             || format!("asking the mirror at {admin} (is it running? --admin names another address)"),
@@ -52,9 +65,10 @@ pub(super) fn get<T: DeserializeOwned>(admin: &Url, path: &str) -> anyhow::Resul
     Ok((value, text))
 }
 
-async fn fetch(url: &Url) -> anyhow::Result<(http::StatusCode, Bytes)> {
+async fn fetch(method: Method, url: &Url) -> anyhow::Result<(http::StatusCode, Bytes)> {
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let answer = client.get(url.as_str().parse()?).await?;
+    let request = Request::builder().method(method).uri(url.as_str()).body(Empty::new())?;
+    let answer = client.request(request).await?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), LARGEST).collect().await;
     let body = body.map_err(|error| anyhow!("the answer broke off: {error}"))?;

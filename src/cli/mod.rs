@@ -10,6 +10,7 @@ mod explain;
 mod online;
 mod options;
 mod report;
+mod scrub;
 mod serve;
 
 use std::io::Write;
@@ -23,6 +24,7 @@ use self::client::ClientArgs;
 use self::explain::ExplainArgs;
 use self::options::Options;
 use self::report::Report;
+use self::scrub::ScrubArgs;
 use crate::config::Faults;
 
 /// The default configuration, as `tidelock config --defaults` prints it.
@@ -60,6 +62,8 @@ enum Command {
     Client(ClientArgs),
     /// Why a pull would hit, wait, be stale or miss, and who would pay; asks the running mirror, spends nothing
     Explain(ExplainArgs),
+    /// Hash anew what the running mirror keeps; what is damaged is taken out and fetched anew at the next pull
+    Scrub(ScrubArgs),
     /// Print a shell's completion script
     Completions {
         /// The shell
@@ -101,6 +105,7 @@ fn execute(cli: &Cli) -> Report {
         Some(Command::Explain(arguments)) => {
             cli.options.load().map(|config| explain::explain(arguments, &config))
         }
+        Some(Command::Scrub(arguments)) => cli.options.load().map(|config| scrub::scrub(arguments, &config)),
         Some(Command::Completions { shell }) => Ok(completions(*shell)),
     };
     outcome.unwrap_or_else(|faults: Faults| Report::refused(&faults))

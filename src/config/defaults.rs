@@ -61,6 +61,8 @@ impl Default for Cache {
             dir: default_dir(),
             max_size: SizeLimit::Bytes(ByteSize(50 << 30)),
             min_free: ByteSize(2 << 30),
+            scrub_every: Duration::from_secs(30 * 24 * 3600),
+            scrub_rate: ByteSize(20 << 20),
         }
     }
 }

@@ -60,6 +60,12 @@ pub(super) fn size(value: &DeValue<'_>) -> Read<ByteSize> {
     }
 }
 
+/// Bytes a second.
+pub(super) fn rate(value: &DeValue<'_>) -> Read<ByteSize> {
+    size(value)
+        .and_then(|rate| if rate.0 > 0 { Ok(rate) } else { Err("above 0: it would never end".to_owned()) })
+}
+
 pub(super) fn size_limit(value: &DeValue<'_>) -> Read<SizeLimit> {
     let limit = match whole(value) {
         Some(bytes) => SizeLimit::Bytes(ByteSize(bytes)),

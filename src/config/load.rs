@@ -150,6 +150,8 @@ fn cache(section: &mut Section<'_, '_>) -> Cache {
         dir: section.value("dir", absent.dir, kinds::path),
         max_size: section.value("max_size", absent.max_size, kinds::size_limit),
         min_free: section.value("min_free", absent.min_free, kinds::size),
+        scrub_every: section.value("scrub_every", absent.scrub_every, kinds::duration),
+        scrub_rate: section.value("scrub_rate", absent.scrub_rate, kinds::rate),
     }
 }
 

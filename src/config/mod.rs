@@ -93,6 +93,10 @@ pub struct Cache {
     pub max_size: SizeLimit,
     /// So much of the file system is left free.
     pub min_free: ByteSize,
+    /// How long after everything was hashed anew it is done once more; zero for only when asked for.
+    pub scrub_every: Duration,
+    /// At how many bytes a second; never 0.
+    pub scrub_rate: ByteSize,
 }
 
 /// `[freshness]`, with an upstream's own keys laid over it.

@@ -23,6 +23,8 @@ impl Config {
         page.key("dir", path(&self.cache.dir));
         page.key("max_size", quoted(self.cache.max_size));
         page.key("min_free", quoted(self.cache.min_free));
+        page.key("scrub_every", quoted(print_duration(self.cache.scrub_every)));
+        page.key("scrub_rate", quoted(self.cache.scrub_rate));
         page.head("[freshness]");
         freshness(&mut page, &self.freshness, None);
         page.head("[schedule]");

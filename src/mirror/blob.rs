@@ -32,25 +32,9 @@ impl Mirror {
     /// # Errors
     /// [`Error`]; nothing was promised to the client by then.
     pub async fn blob(&self, target: &Target, digest: &Digest, errand: &Errand) -> Result<BlobAnswer, Error> {
-        let mut refused = None;
-        for _ in 0..MOST_TRIES {
-            if let Some(answer) = self.0.cached_blob(target, digest, errand).await? {
-                return Ok(answer);
-            }
-            self.0.may_ask(target, &Subject::Blob(*digest)).await?;
-            self.0.may_board(target, digest, errand).await?;
-            match self.0.board(target, digest, errand).await? {
-                Boarded::Coming(answer) => return Ok(answer),
-                Boarded::NoRoom => return self.0.pass_through(target, digest, errand).await,
-                Boarded::Elsewhere => refused = None,
-                Boarded::Refused(error) => refused = Some(error),
-            }
-        }
-        if let Some(error) = refused {
-            return Err(error);
-        }
-        // Others come before us again and again, and in vain: what they found says nothing about us.
-        self.0.pass_through(target, digest, errand).await
+        let answer = self.0.blob(target, digest, errand).await?;
+        self.0.store.pull_goes_on(digest);
+        Ok(answer)
     }
 
     /// A blob for HEAD: what is cached or known, else by a HEAD upstream.
@@ -80,6 +64,33 @@ impl Mirror {
 }
 
 impl Inner {
+    async fn blob(
+        self: &Arc<Self>,
+        target: &Target,
+        digest: &Digest,
+        errand: &Errand,
+    ) -> Result<BlobAnswer, Error> {
+        let mut refused = None;
+        for _ in 0..MOST_TRIES {
+            if let Some(answer) = self.cached_blob(target, digest, errand).await? {
+                return Ok(answer);
+            }
+            self.may_ask(target, &Subject::Blob(*digest)).await?;
+            self.may_board(target, digest, errand).await?;
+            match self.board(target, digest, errand).await? {
+                Boarded::Coming(answer) => return Ok(answer),
+                Boarded::NoRoom => return self.pass_through(target, digest, errand).await,
+                Boarded::Elsewhere => refused = None,
+                Boarded::Refused(error) => refused = Some(error),
+            }
+        }
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        // Others come before us again and again, and in vain: what they found says nothing about us.
+        self.pass_through(target, digest, errand).await
+    }
+
     /// From the store, if the repository may see it: a proof is enough (I4), else one HEAD brings it (I5).
     async fn cached_blob(
         self: &Arc<Self>,

@@ -50,11 +50,17 @@ impl Mirror {
         asked: Asked<'_>,
     ) -> Result<ManifestAnswer, Error> {
         let Asked { head, errand, .. } = asked;
-        match reference {
+        let answer = match reference {
             Reference::Digest(digest) if head => self.0.head_by_digest(target, digest, errand).await,
             Reference::Digest(digest) => self.0.by_digest(target, digest, errand).await,
             Reference::Tag(tag) => self.0.by_tag(target, tag, asked).await,
+        }?;
+        if let Some(bytes) = &answer.bytes {
+            let blobs = || Manifest::parse(bytes).unwrap_or_default().blobs;
+            let digests = || blobs().into_iter().map(|blob| blob.digest).collect();
+            self.0.store.pull_begins(&answer.digest, digests);
         }
+        Ok(answer)
     }
 }
 

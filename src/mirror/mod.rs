@@ -146,6 +146,11 @@ impl Mirror {
         Error::Upstream(refused.map_or(timed_out, upstream::Error::Refused))
     }
 
+    /// Where it keeps what it fetched.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
     /// Every repository of which something is remembered.
     pub fn repositories(&self) -> Vec<Repository> {
         self.0.store.repositories()

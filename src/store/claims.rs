@@ -34,6 +34,10 @@ impl Claims {
         }
     }
 
+    pub(super) fn is_taken(&self, digest: &Digest) -> bool {
+        self.lock().contains(digest)
+    }
+
     /// The claim on `digest`, unless somebody has it.
     pub(super) fn try_claim(self: &Arc<Self>, digest: Digest) -> Option<Claim> {
         let is_free = self.lock().insert(digest);

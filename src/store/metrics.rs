@@ -12,6 +12,8 @@ pub(super) struct StoreMetrics {
     pub(super) partial_bytes: IntGauge,
     pub(super) failures: IntCounter,
     pub(super) quarantined: IntCounter,
+    pub(super) scrubbed: IntCounter,
+    pub(super) scrubbed_at: IntGauge,
     evicted: IntCounterVec,
     failing: IntGaugeVec,
 }
@@ -55,6 +57,12 @@ impl StoreMetrics {
             quarantined: metrics.counter(
                 "quarantined_total",
                 "Blobs in the cache that turned out to be damaged, and were put into quarantine.",
+            ),
+            scrubbed: metrics
+                .counter("scrubbed_bytes_total", "Bytes in the cache that were hashed anew by a scrub."),
+            scrubbed_at: metrics.gauge(
+                "scrub_finished_timestamp_seconds",
+                "When a scrub last came to its end, in seconds since 1970; 0 before the first one.",
             ),
             evicted,
             failing,

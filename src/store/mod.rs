@@ -11,6 +11,7 @@
 //!
 //! Leaves out what a digest *means*: manifests are bytes here.
 
+mod admission;
 mod claims;
 mod disk;
 mod error;
@@ -19,8 +20,10 @@ mod index;
 mod leftovers;
 mod metrics;
 mod partial;
+mod pulls;
 mod reader;
 mod room;
+mod scrub;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -31,7 +34,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -40,13 +42,16 @@ use bytes::Bytes;
 pub use error::{Error, OpenError};
 pub use partial::Partial;
 pub use reader::{Blob, HOLD_BACK, READ_SIZE, read_at};
+pub use scrub::Scrub;
 
 use self::claims::Claims;
 use self::health::Health;
-use self::index::{Change, Entry, Index, millis};
+use self::index::{Change, Index, millis};
 use self::leftovers::Leftovers;
-use self::metrics::{Reason, StoreMetrics};
+use self::metrics::StoreMetrics;
+use self::pulls::Pulls;
 use self::reader::{Readers, Seen};
+use self::scrub::Scrubber;
 use self::space::{Reservation, Space};
 use self::tree::Tree;
 use crate::config::Cache;
@@ -103,6 +108,7 @@ struct Inner {
     space: Arc<Space>,
     readers: Arc<Readers>,
     claims: Arc<Claims>,
+    pulls: Pulls,
     leftovers: Leftovers,
     quarantine: Leftovers,
     // Documents that came to nothing, and that the disk would not even let go.
@@ -114,6 +120,7 @@ struct Inner {
     removed: Mutex<Vec<Digest>>,
     // A change of these failed, and may have been made all the same: their room stays taken until that is known.
     doubtful: Mutex<Vec<(Digest, Reservation)>>,
+    scrubber: Scrubber,
     // Used since the last flush, with the time; lost at a kill, which costs nothing but their place in the
     // order of eviction.
     used: Mutex<HashMap<Digest, u64>>,
@@ -144,7 +151,7 @@ impl Store {
         let (tree, lock) = Tree::open(&config.dir)?;
         let failed = |error: Error| OpenError::Index { path: config.dir.clone(), reason: error.to_string() };
         let index = Index::open(&tree.index(), |digest| tree.find(digest)).map_err(failed)?;
-        if !index.totals().is_whole() && tree.is_empty() {
+        if !index.totals().sums().is_whole && tree.is_empty() {
             // Of no consequence where it cannot be written: then nothing else can.
             let _ = index.declare_whole();
         }
@@ -156,11 +163,13 @@ impl Store {
             // The default policy refuses every newcomer while old entries are warm.
             .eviction_policy(moka::policy::EvictionPolicy::lru());
         let inner = Arc::new(Inner {
+            scrubber: Scrubber::new(config, &index),
             tree,
             index,
             space,
             readers: Arc::default(),
             claims: Arc::default(),
+            pulls: Pulls::default(),
             leftovers: Leftovers::new(Tree::partial),
             quarantine: Leftovers::new(Tree::quarantined),
             drafts: Leftovers::new(Tree::document),
@@ -177,6 +186,7 @@ impl Store {
         inner.leftovers.take_up(&inner.tree.ingest(), &inner.space);
         inner.quarantine.take_up(&inner.tree.quarantine(), &inner.space);
         life.spawn("find blobs", upkeep::find_blobs(Arc::clone(&inner), life.clone()));
+        life.spawn("scrub", scrub::scrub_when_due(Arc::clone(&inner), life.clone()));
         life.spawn("look after the store", upkeep::look_after(Arc::clone(&inner), life.clone()));
         Ok(Store(inner))
     }
@@ -192,7 +202,7 @@ impl Store {
     /// Opens a blob for reading, and marks it as used. It is not evicted as long as the [`Blob`] lives.
     ///
     /// A file that is missing or has the wrong size is taken out and counts as "not here": it is fetched
-    /// again. So is a small one whose content is wrong.
+    /// again. So is a small one whose content is wrong, and one that was changed.
     pub async fn open_blob(&self, digest: &Digest) -> Option<Blob> {
         let reading = self.0.readers.enter(*digest);
         let entry = match self.0.index.entry(digest) {
@@ -219,10 +229,7 @@ impl Store {
         self.0.mark_used(digest);
         let blob =
             Blob { inner: Arc::clone(&self.0), digest: *digest, file, seen, _reading: Arc::new(reading) };
-        if seen.length <= HOLD_BACK && !blob.is_proven() {
-            blob.clone().read_whole().await.ok()?;
-        }
-        Some(blob)
+        (!blob.is_suspect() || blob.is_right().await).then_some(blob)
     }
 
     /// The bytes of a document; `None` also for what is too large to be one. Marks it as used.
@@ -258,6 +265,16 @@ impl Store {
         self.0.health.may_try()?;
         let opened = Partial::open(&self.0, digest, total).await;
         self.0.health.note(opened)
+    }
+
+    /// A client was given a manifest and will ask for its `blobs`: until it has, none of them is evicted.
+    pub fn pull_begins(&self, manifest: &Digest, blobs: impl FnOnce() -> Vec<Digest>) {
+        self.0.pulls.begin(manifest, blobs);
+    }
+
+    /// A client was given a blob.
+    pub fn pull_goes_on(&self, blob: &Digest) {
+        self.0.pulls.go_on(blob);
     }
 
     /// The proof that `repository` contains `digest`, where there is one.
@@ -322,9 +339,11 @@ impl Store {
         self.0.index.repositories().iter().filter_map(|text| text.parse().ok()).collect()
     }
 
-    /// The operator allows another size from now on: what is too much goes within seconds.
-    pub fn set_limits(&self, config: &Cache) {
+    /// The operator wants another size, or another scrub, from now on: what is too much goes within seconds. The
+    /// directory stays.
+    pub fn configure(&self, config: &Cache) {
         self.0.space.set_limits(config);
+        self.0.scrubber.configure(config);
     }
 
     /// Writes down what is only in memory. To be called last.
@@ -354,118 +373,6 @@ impl Inner {
     /// The name of this one is gone; the index is told so once that survives a power cut.
     fn settle_later(&self, digest: Digest) {
         self.removed().push(digest);
-    }
-
-    async fn put_document(&self, digest: Digest, bytes: Bytes) -> Result<(), Error> {
-        let _claim = self.claims.claim(digest).await;
-        let size = bytes.len() as u64;
-        if Digest::of(digest.algorithm(), &bytes) != digest {
-            return Err(Error::Mismatch);
-        }
-        let room = self.make_room(size).await?;
-        let path = self.tree.document(&digest);
-        let file = path.clone();
-        let write = move || {
-            let file = disk::open(&file)?;
-            disk::cut(&file, 0)?;
-            disk::write(&file, &bytes, 0)?;
-            Ok(Arc::new(file))
-        };
-        if let Err(error) = self.name(write, path.clone(), digest).await {
-            if self.tree.find(&digest).is_some() {
-                self.doubtful().push((digest, room));
-            } else {
-                self.drafts.remove(digest, room, self);
-            }
-            return Err(error);
-        }
-        self.admit(digest, size, room).await
-    }
-
-    /// Gives the proven content of the file that `written` brings, and that is called `from`, its final name. The
-    /// index hears of it before, and the disk has the bytes before: a crash leaves the file under one of its names, and
-    /// the next start knows where to look. So does a failure, which may come after the deed.
-    async fn name(
-        &self,
-        written: impl FnOnce() -> io::Result<Arc<File>> + Send + 'static,
-        from: PathBuf,
-        digest: Digest,
-    ) -> Result<(), Error> {
-        let synced = tokio::task::spawn_blocking(move || disk::sync(&*written()?));
-        let (coming, synced) = tokio::join!(self.index.change(Change::Coming(digest)), synced);
-        let flat = |outcome: Result<io::Result<_>, tokio::task::JoinError>| {
-            outcome.map_err(io::Error::other).and_then(|outcome| outcome)
-        };
-        flat(synced).map_err(Error::io("writing a blob"))?;
-        coming?;
-        let to = self.tree.blob(&digest);
-        let named = tokio::task::spawn_blocking(move || {
-            disk::rename(&from, &to)?;
-            Ok(Seen::at(&to))
-        });
-        let seen = named.await.map_err(io::Error::other).and_then(|named| named);
-        if let Some(seen) = seen.map_err(Error::io("naming a blob"))? {
-            self.proven.insert(digest, seen);
-        }
-        Ok(())
-    }
-
-    /// A file that the index does not know: it was lost, or the file is about to be indexed.
-    async fn adopt(&self, digest: &Digest) -> Option<Entry> {
-        self.tree.find(digest)?;
-        // Counted once, whoever comes upon it, and not while its writer is still at it.
-        let _claim = self.claims.claim(*digest).await;
-        if let Some(entry) = self.index.entry(digest) {
-            return Some(entry);
-        }
-        let entry = Entry { last_use: millis(lifecycle::now()), ..self.tree.find(digest)? };
-        if let Err(error) = self.index.change(Change::Added(*digest, entry)).await {
-            // It is found again when it is asked for again.
-            tracing::debug!(%digest, %error, "a blob was found but cannot be indexed");
-        }
-        self.space.show_blobs();
-        Some(entry)
-    }
-
-    /// A blob has its name: the index counts it from now on, and its room is given back.
-    async fn admit(&self, digest: Digest, size: u64, room: Reservation) -> Result<(), Error> {
-        let entry = Entry { size, last_use: millis(lifecycle::now()) };
-        let added = self.index.change(Change::Added(digest, entry)).await;
-        match &added {
-            Ok(()) => drop(room),
-            Err(_) => self.doubtful().push((digest, room)),
-        }
-        self.space.show_blobs();
-        added
-    }
-
-    /// Takes out a blob whose file is not what it should be: `seen` is what it was known by, `None` where it was not
-    /// there. Once, however many come upon it, and not when it was evicted or fetched anew meanwhile.
-    async fn expel(&self, digest: &Digest, seen: Option<Seen>, why: &'static str) {
-        let _claim = self.claims.claim(*digest).await;
-        let path = self.tree.blob(digest);
-        let Some(entry) = self.index.entry(digest).filter(|_| Seen::at(&path) == seen) else { return };
-        tracing::warn!(%digest, why, "a cached blob is damaged; it is fetched again when it is asked for");
-        self.documents.invalidate(digest).await;
-        self.proven.invalidate(digest);
-        let room = self.space.take_anyway(seen.map_or(0, |seen| seen.length));
-        if let Err(error) = self.index.change(Change::Removed(vec![*digest])).await {
-            tracing::warn!(%digest, %error, "a damaged blob cannot be taken out of the index");
-            return self.doubtful().push((*digest, room));
-        }
-        self.metrics.evicted(Reason::Damaged, entry.size);
-        if seen.is_some() {
-            self.metrics.quarantined.inc();
-            let aside = self.tree.quarantined(digest);
-            let moved = disk::rename(&path, &aside);
-            if moved.is_ok() || aside.exists() {
-                self.quarantine.keep(*digest, room);
-            } else if !disk::rid(&path) {
-                self.doubtful().push((*digest, room));
-            }
-        }
-        self.settle_later(*digest);
-        self.space.show_blobs();
     }
 }
 

@@ -100,6 +100,24 @@ impl Blob {
     pub(super) fn is_proven(&self) -> bool {
         self.inner.proven.get(&self.digest) == Some(self.seen)
     }
+
+    /// Whether it is to be hashed before anything of it goes out: a small one that was not yet, so that its client can
+    /// still be given a clean answer, and one whose file is another one than when it was.
+    pub(super) fn is_suspect(&self) -> bool {
+        let proven = self.inner.proven.get(&self.digest);
+        proven != Some(self.seen) && (proven.is_some() || self.size() <= HOLD_BACK)
+    }
+
+    /// Hashes it. What is wrong is taken out.
+    pub(super) async fn is_right(&self) -> bool {
+        let mut walk = pin!(self.clone().read(ByteRange::whole(self.size())));
+        while let Some(piece) = walk.next().await {
+            if piece.is_err() {
+                return false;
+            }
+        }
+        true
+    }
 }
 
 impl Seen {
@@ -158,7 +176,7 @@ impl Walk {
             ));
         }
         if Seen::at(&inner.tree.blob(digest)) != Some(*seen) {
-            inner.proven.invalidate(digest);
+            inner.scrubber.suspect(*digest);
             return Err(io::Error::other("the cached blob was changed while it was read"));
         }
         if hashed.is_some() {
@@ -223,7 +241,7 @@ pub async fn read_at(file: &Arc<File>, offset: u64, most: u64) -> io::Result<Byt
 }
 
 /// `None` when the disk would have to be waited for.
-fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+pub(super) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
     if !MAY_ASK.load(Ordering::Relaxed) {
         return Ok(None);
     }

@@ -1,5 +1,7 @@
 //! Making room: what goes when something new comes.
 
+use std::sync::Arc;
+
 use super::claims::Claim;
 use super::index::{Change, Entry};
 use super::metrics::Reason;
@@ -71,12 +73,16 @@ impl Inner {
     /// are held until the files are gone, so that nobody finds or writes one of them in between.
     async fn take_out(&self, victims: Vec<(Digest, Entry, Claim)>) -> Result<(), Error> {
         let digests: Vec<Digest> = victims.iter().map(|(digest, ..)| *digest).collect();
-        let rooms: Vec<_> = victims.iter().map(|(_, entry, _)| self.space.take_anyway(entry.size)).collect();
-        if let Err(error) = self.index.change(Change::Removed(digests.clone())).await {
-            self.doubtful().extend(digests.into_iter().zip(rooms));
+        let (space, sum) = (Arc::clone(&self.space), victims.iter().map(|(_, entry, _)| entry.size).sum());
+        let removed = self.index.change_and(Change::Removed(digests), move || space.reserve(sum)).await;
+        if let Err(error) = removed {
+            let rooms =
+                victims.iter().map(|(digest, entry, _)| (*digest, self.space.take_anyway(entry.size)));
+            self.doubtful().extend(rooms);
             return Err(error);
         }
-        for ((digest, entry, _claim), room) in victims.into_iter().zip(rooms) {
+        for (digest, entry, _claim) in victims {
+            let room = self.space.reserved(entry.size);
             self.documents.invalidate(&digest).await;
             self.proven.invalidate(&digest);
             if !self.unlink(digest).await {
@@ -86,7 +92,7 @@ impl Inner {
             self.metrics.evicted(Reason::Size, entry.size);
             tracing::debug!(%digest, size = entry.size, "evicted");
         }
-        self.space.show_blobs();
+        self.space.show();
         Ok(())
     }
 
@@ -102,8 +108,17 @@ impl Inner {
         is_gone
     }
 
-    /// What is read is never cut off, and what is being written again is about to be used.
+    /// What is read is never cut off, what is being written again is about to be used, and so is what a pull under way
+    /// has yet to ask for.
     fn may_go(&self, digest: &Digest) -> Option<Claim> {
-        if self.readers.is_read(digest) { None } else { self.claims.try_claim(*digest) }
+        if self.readers.is_read(digest) || self.pulls.expect(digest, |blob| self.is_busy(blob)) {
+            return None;
+        }
+        self.claims.try_claim(*digest)
+    }
+
+    /// Whether a blob goes out or comes in.
+    pub(super) fn is_busy(&self, digest: &Digest) -> bool {
+        self.readers.is_read(digest) || self.claims.is_taken(digest)
     }
 }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::index::Totals;
+use super::index::{Sums, Totals};
 use super::metrics::StoreMetrics;
 use crate::config::{Cache, SizeLimit};
 
@@ -61,7 +61,7 @@ impl Space {
         metrics.limit.set(gauge(Limits::new(config).bytes));
         let blobs = Arc::clone(blobs);
         let space = Space { root: config.dir.clone(), blobs, limits, taken: Mutex::default(), metrics };
-        space.show_blobs();
+        space.show();
         space
     }
 
@@ -86,15 +86,16 @@ impl Space {
 
     /// What must go before `wanted` more bytes may come; `None` when there is room.
     pub(super) fn missing(&self, wanted: u64) -> Option<Shortfall> {
-        self.shortfall(&self.lock(), wanted)
+        let blobs = self.blobs.hold();
+        self.shortfall(&blobs, &self.lock(), wanted)
     }
 
-    fn shortfall(&self, taken: &Taken, wanted: u64) -> Option<Shortfall> {
+    fn shortfall(&self, blobs: &Sums, taken: &Taken, wanted: u64) -> Option<Shortfall> {
         let Limits { bytes: limit, min_free } = self.limits();
         let file_system = file_system(&self.root);
         // What nobody has counted is on the file system: it cannot be more than all that is there.
-        let uncounted = file_system.filter(|_| !self.blobs.is_whole()).map_or(0, |it| it.used);
-        let held = self.blobs.bytes().saturating_add(taken.reserved);
+        let uncounted = file_system.filter(|_| !blobs.is_whole).map_or(0, |it| it.used);
+        let held = blobs.bytes.saturating_add(taken.reserved);
         let over_limit = held.max(uncounted).saturating_add(wanted).saturating_sub(limit);
         let needed = min_free.saturating_add(taken.unwritten).saturating_add(wanted);
         let over_free = file_system.map_or(0, |it| needed.saturating_sub(it.free));
@@ -113,34 +114,50 @@ impl Space {
 
     /// The same for what is on disk already: it counts, whatever the limit.
     pub(super) fn take_anyway(self: &Arc<Self>, bytes: u64) -> Reservation {
-        let mut taken = self.lock();
-        taken.reserved = taken.reserved.saturating_add(bytes);
-        self.show(&taken);
-        drop(taken);
+        self.reserve(bytes);
+        self.show();
+        self.reserved(bytes)
+    }
+
+    /// Counts bytes that leave the index at this moment; [`Space::reserved`] makes reservations of them.
+    pub(super) fn reserve(&self, bytes: u64) {
+        self.lock().reserved += bytes;
+    }
+
+    /// For bytes on disk that are counted as reserved already.
+    pub(super) fn reserved(self: &Arc<Self>, bytes: u64) -> Reservation {
         let written = Arc::new(AtomicU64::new(bytes));
         Reservation { space: Arc::clone(self), bytes, written, settled: bytes }
     }
 
-    fn add(&self, wanted: u64) -> Result<(), Shortfall> {
+    /// Bytes that the index counts from this moment on.
+    pub(super) fn release(&self, bytes: u64) {
         let mut taken = self.lock();
-        if let Some(shortfall) = self.shortfall(&taken, wanted) {
+        taken.reserved = taken.reserved.saturating_sub(bytes);
+    }
+
+    fn add(&self, wanted: u64) -> Result<(), Shortfall> {
+        let blobs = self.blobs.hold();
+        let mut taken = self.lock();
+        if let Some(shortfall) = self.shortfall(&blobs, &taken, wanted) {
             return Err(shortfall);
         }
         taken.reserved += wanted;
         taken.unwritten += wanted;
-        self.show(&taken);
+        self.show_sums(&blobs, &taken);
         Ok(())
     }
 
-    /// The index changed.
-    pub(super) fn show_blobs(&self) {
-        self.metrics.blobs.set(gauge(self.blobs.count()));
-        self.show(&self.lock());
+    /// Something changed. The sums are held before what is taken, here and everywhere.
+    pub(super) fn show(&self) {
+        let blobs = self.blobs.hold();
+        self.show_sums(&blobs, &self.lock());
     }
 
-    /// Under the lock, so that the last word is the latest.
-    fn show(&self, taken: &Taken) {
-        self.metrics.bytes.set(gauge(self.blobs.bytes().saturating_add(taken.reserved)));
+    /// Under both locks, so that the last word is the latest.
+    fn show_sums(&self, blobs: &Sums, taken: &Taken) {
+        self.metrics.blobs.set(gauge(blobs.count));
+        self.metrics.bytes.set(gauge(blobs.bytes.saturating_add(taken.reserved)));
         self.metrics.partial_bytes.set(gauge(taken.reserved));
     }
 
@@ -192,10 +209,21 @@ impl Reservation {
         let mut taken = self.space.lock();
         taken.reserved = taken.reserved.saturating_sub(surplus);
         taken.unwritten = taken.unwritten.saturating_sub(surplus - written_surplus);
-        self.space.show(&taken);
         drop(taken);
+        self.space.show();
         self.bytes -= surplus;
         self.settled -= written_surplus;
+    }
+
+    /// All of it is on disk.
+    pub(super) fn all_written(&mut self) {
+        self.written.store(self.bytes, Ordering::Release);
+        self.settle();
+    }
+
+    /// It was given back by [`Space::release`].
+    pub(super) fn released(mut self) {
+        (self.bytes, self.settled) = (0, 0);
     }
 
     /// Moves what was written meanwhile from "reserved" to "on disk".
@@ -250,8 +278,9 @@ mod tests {
             dir: folder.path().to_owned(),
             max_size: SizeLimit::Bytes(ByteSize(limit)),
             min_free: ByteSize(min_free),
+            ..Cache::default()
         };
-        let blobs = Arc::new(Totals::of(40));
+        let blobs = Arc::new(Totals::of(Sums { bytes: 40, count: 1, is_whole: true }));
         Arc::new(Space::new(&config, &blobs, StoreMetrics::new(&Metrics::default())))
     }
 

@@ -35,7 +35,7 @@ pub(super) async fn look_after(inner: Arc<Inner>, life: Lifecycle) {
 /// one, while the mirror is serving. A blob that is asked for before this comes to it is found then.
 pub(super) async fn find_blobs(inner: Arc<Inner>, life: Lifecycle) {
     loop {
-        let is_whole = inner.index.totals().is_whole() || inner.look_through(&life).await;
+        let is_whole = inner.index.totals().sums().is_whole || inner.look_through(&life).await;
         tokio::select! {
             () = inner.index.replaced() => {}
             // The disk failed meanwhile.
@@ -54,6 +54,7 @@ impl Inner {
         self.leftovers.drop_older(oldest, self);
         self.quarantine.drop_older(oldest, self);
         self.drafts.drop_older(u64::MAX, self);
+        self.pulls.tidy(|blob| self.is_busy(blob));
         let probed = if self.health.is_failing() { self.probe().await } else { Ok(()) };
         if probed.is_ok() {
             self.reconcile().await;
@@ -80,7 +81,7 @@ impl Inner {
                 self.doubtful().push((digest, room));
             }
         }
-        self.space.show_blobs();
+        self.space.show();
     }
 
     /// Whether the disk takes a file and the index a change.
@@ -174,7 +175,7 @@ impl Inner {
         }
         let found = claimed.iter().map(|(digest, entry, _)| (*digest, *entry)).collect();
         self.index.change(Change::Found(found)).await?;
-        self.space.show_blobs();
+        self.space.show();
         Ok(claimed.len())
     }
 

@@ -136,7 +136,19 @@ async fn known_series_are_there_from_the_start() {
     }
     wanted.extend(kinds.map(|kind| request_series("none", kind, "denied")));
     wanted.push("tidelock_evicted_bytes_total{reason=\"size\"}".to_owned());
-    for name in ["cache_bytes", "cache_blobs", "flights", "flight_followers", "cache_failures_total"] {
+    for reason in ["full", "read_only", "descriptors", "disk"] {
+        wanted.push(format!("tidelock_cache_failing{{reason=\"{reason}\"}}"));
+    }
+    for name in [
+        "cache_bytes",
+        "cache_blobs",
+        "flights",
+        "flight_followers",
+        "cache_failures_total",
+        "quarantined_total",
+        "scrubbed_bytes_total",
+        "scrub_finished_timestamp_seconds",
+    ] {
         wanted.push(format!("tidelock_{name}"));
     }
     for series in &wanted {

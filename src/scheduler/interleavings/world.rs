@@ -431,6 +431,7 @@ impl Shelf {
             dir: folder.path().to_owned(),
             max_size: SizeLimit::Bytes(ByteSize(1 << 20)),
             min_free: ByteSize(0),
+            ..Cache::default()
         };
         let store = Store::open(&config, &life, &Metrics::default()).unwrap();
         Shelf { store, life, _folder: folder }

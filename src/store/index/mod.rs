@@ -13,9 +13,9 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -49,10 +49,15 @@ pub(super) struct Entry {
 
 /// Sums over all blobs as of the last commit, for whoever needs them often.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
-    bytes: AtomicU64,
-    count: AtomicU64,
-    is_whole: AtomicBool,
+pub(super) struct Totals(Mutex<Sums>);
+
+/// Taken together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    pub(super) bytes: u64,
+    pub(super) count: u64,
+    /// Every blob of the tree is known. Where not, the tree has to be looked through.
+    pub(super) is_whole: bool,
 }
 
 /// One change to the index.
@@ -84,6 +89,8 @@ pub(super) enum Change {
 
 struct Job {
     change: Change,
+    /// What happens at the very moment at which the sums change.
+    along: Option<Box<dyn FnOnce() + Send>>,
     done: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -166,6 +173,22 @@ impl Index {
         found.unwrap_or_default()
     }
 
+    /// The next `most` blobs behind `digest`, in the order of their names; from the first one on where there is none.
+    pub(super) fn after(&self, digest: Option<&Digest>, most: usize) -> Vec<Digest> {
+        let from = digest.map(key);
+        let found = self.shelf.read(|read| {
+            let blobs = read.open_table(BLOBS)?;
+            let from = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let rows = blobs.range::<&[u8]>((from, Bound::Unbounded))?.take(most);
+            let mut found = Vec::new();
+            for row in rows {
+                found.extend(parse_key(row?.0.value()));
+            }
+            Ok(Some(found))
+        });
+        found.unwrap_or_default()
+    }
+
     /// Shows the least recently used blobs to `take`, until those that it takes sum up to `bytes`.
     pub(super) fn oldest(&self, bytes: u64, mut take: impl FnMut(&Digest, Entry) -> bool) {
         self.shelf.read(|read| {
@@ -187,46 +210,55 @@ impl Index {
 
     /// Takes note that every blob of the tree is known, before anybody else changes anything.
     pub(super) fn declare_whole(&self) -> Result<(), Error> {
-        self.shelf.write(|tables| tables.apply(&Change::Whole))
+        self.shelf.write(|tables| tables.apply(&Change::Whole), || {})
     }
 
     /// Makes a change and waits until it is on disk. Once begun it happens, even if the caller goes away.
     pub(super) async fn change(&self, change: Change) -> Result<(), Error> {
+        self.hand_in(change, None).await
+    }
+
+    /// The same, and once it is on disk does `along`: whoever looks at the sums sees both or neither. It must not ask
+    /// for the sums itself.
+    pub(super) async fn change_and(
+        &self,
+        change: Change,
+        along: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Error> {
+        self.hand_in(change, Some(Box::new(along))).await
+    }
+
+    async fn hand_in(&self, change: Change, along: Option<Box<dyn FnOnce() + Send>>) -> Result<(), Error> {
         let closed = || Error::Index("it is closed".to_owned());
         let (done, answer) = oneshot::channel();
-        self.jobs.as_ref().ok_or_else(closed)?.send(Job { change, done }).map_err(|_| closed())?;
+        self.jobs.as_ref().ok_or_else(closed)?.send(Job { change, along, done }).map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 }
 
 impl Totals {
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Acquire)
+    /// The sums, held still as long as the guard lives.
+    pub(super) fn hold(&self) -> MutexGuard<'_, Sums> {
+        // Put in whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
+    /// The sums at this moment.
+    pub(super) fn sums(&self) -> Sums {
+        *self.hold()
     }
 
-    /// Whether every blob of the tree is known. Where not, the tree has to be looked through.
-    pub(super) fn is_whole(&self) -> bool {
-        self.is_whole.load(Ordering::Acquire)
-    }
-
-    /// Of an index that is whole.
     #[cfg(test)]
-    pub(super) fn of(bytes: u64) -> Totals {
-        Totals { bytes: AtomicU64::new(bytes), count: AtomicU64::new(1), is_whole: AtomicBool::new(true) }
+    pub(super) fn of(sums: Sums) -> Totals {
+        Totals(Mutex::new(sums))
     }
+}
 
-    /// Takes them from the tables.
-    fn refresh(&self, read: &redb::ReadTransaction) -> Result<(), redb::Error> {
+impl Sums {
+    fn read(read: &redb::ReadTransaction) -> Result<Sums, redb::Error> {
         let meta = read.open_table(META)?;
         let sum = |name| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |row| row.value()));
-        self.bytes.store(sum(BYTES)?, Ordering::Release);
-        self.count.store(sum(COUNT)?, Ordering::Release);
-        self.is_whole.store(sum(WHOLE)? == 1, Ordering::Release);
-        Ok(())
+        Ok(Sums { bytes: sum(BYTES)?, count: sum(COUNT)?, is_whole: sum(WHOLE)? == 1 })
     }
 }
 
@@ -262,7 +294,11 @@ fn write_loop(shelf: &Shelf, inbox: &mpsc::Receiver<Job>) {
 fn write_batch(shelf: &Shelf, inbox: &mpsc::Receiver<Job>, first: Job) {
     let mut jobs = vec![first];
     jobs.extend(inbox.try_iter().take(BATCH - 1));
-    let outcome = shelf.write(|tables| jobs.iter().try_for_each(|job| tables.apply(&job.change)));
+    let mut alongs: Vec<_> = jobs.iter_mut().filter_map(|job| job.along.take()).collect();
+    let outcome = shelf.write(
+        |tables| jobs.iter().try_for_each(|job| tables.apply(&job.change)),
+        || alongs.drain(..).for_each(|along| along()),
+    );
     for job in jobs {
         // Nobody waits any more: the change stands all the same.
         let _ = job.done.send(outcome.clone());

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use super::backing::Backing;
 use super::tables::Tables;
-use super::{Entry, Totals};
+use super::{Entry, Sums, Totals};
 use crate::oci::Digest;
 use crate::store::{Error, disk};
 
@@ -82,7 +82,7 @@ impl Shelf {
         let (file, db, mode) = opened.map_err(|trouble| trouble.error())?;
         let totals = Arc::new(Totals::default());
         // What cannot be read is read again.
-        let _ = guarded(|| totals.refresh(&db.begin_read()?));
+        *totals.hold() = guarded(|| Sums::read(&db.begin_read()?)).unwrap_or_default();
         let open = RwLock::new(Open { file, db: Some(db), mode, why, turn: 0 });
         Ok(Shelf { path: path.to_owned(), open, totals, replaced: Notify::new() })
     }
@@ -111,17 +111,24 @@ impl Shelf {
         None
     }
 
-    /// Makes changes, all or none: a crash in the midst leaves the index as it was before.
+    /// Makes changes, all or none: a crash in the midst leaves the index as it was before. What is to happen `along`
+    /// with them does so while the sums are held.
     pub(super) fn write(
         &self,
         change: impl FnOnce(&mut Tables<'_>) -> Result<(), redb::Error>,
+        along: impl FnOnce(),
     ) -> Result<(), Error> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let (db, turn) = (open.db.as_ref(), open.turn);
         let Some(db) = db.filter(|_| open.mode == Mode::Writing) else { return Err(open.why.clone()) };
         let outcome = guarded(|| {
             commit(db, change)?;
-            self.totals.refresh(&db.begin_read()?)
+            Sums::read(&db.begin_read()?)
+        });
+        let outcome = outcome.map(|sums| {
+            let mut held = self.totals.hold();
+            *held = sums;
+            along();
         });
         drop(open);
         outcome.map_err(|trouble| {
@@ -158,8 +165,8 @@ impl Shelf {
 
     /// A commit that failed may have been done all the same: what counts is what is there.
     fn refresh(&self, open: &Open) {
-        if let Some(db) = &open.db {
-            let _ = guarded(|| self.totals.refresh(&db.begin_read()?));
+        if let Some(Ok(sums)) = open.db.as_ref().map(|db| guarded(|| Sums::read(&db.begin_read()?))) {
+            *self.totals.hold() = sums;
         }
     }
 

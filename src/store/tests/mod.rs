@@ -2,6 +2,7 @@
 
 mod crash;
 pub(super) mod faults;
+mod scrub;
 
 use std::fs;
 
@@ -24,12 +25,16 @@ impl House {
     /// A start of the process on this directory. Without `close`, what follows is a start after a kill.
     fn start(&self) -> (Store, Lifecycle) {
         let life = Lifecycle::default();
-        let config = Cache {
+        (open(&self.config(), &life), life)
+    }
+
+    fn config(&self) -> Cache {
+        Cache {
             dir: self.folder.path().to_owned(),
             max_size: SizeLimit::Bytes(ByteSize(self.limit)),
             min_free: ByteSize(0),
-        };
-        (open(&config, &life), life)
+            ..Cache::default()
+        }
     }
 
     fn files(&self, folder: &str) -> usize {
@@ -202,7 +207,7 @@ async fn what_the_index_does_not_know_is_found() {
         matches!(store.partial(blob(9, 1).0, Some(1)).await, Err(Error::NoRoom { .. })),
         "nobody has counted"
     );
-    while !store.0.index.totals().is_whole() {
+    while !store.0.index.totals().sums().is_whole {
         tokio::task::yield_now().await;
     }
     assert!(store.0.index.entry(&other).is_some() && store.0.index.entry(&digest).is_some());

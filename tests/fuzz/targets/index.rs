@@ -109,7 +109,7 @@ async fn live(closes: bool) {
 fn open(dir: &Path, life: &Lifecycle) -> Store {
     // So small that room has to be made.
     let (max_size, min_free) = (SizeLimit::Bytes(ByteSize(150)), ByteSize(0));
-    let cache = Cache { dir: dir.to_owned(), max_size, min_free };
+    let cache = Cache { dir: dir.to_owned(), max_size, min_free, ..Cache::default() };
     Store::open(&cache, life, &Metrics::default()).expect("a damaged index is made anew")
 }
 

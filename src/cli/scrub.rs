@@ -1,0 +1,125 @@
+//! `tidelock scrub`: hash anew what the running mirror keeps.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use clap::Args;
+use url::{Url, form_urlencoded};
+
+use super::ask;
+use super::report::Report;
+use crate::admin::Scrubbing;
+use crate::config::{ByteSize, Config};
+
+/// What `scrub` takes.
+#[derive(Debug, Args)]
+pub(super) struct ScrubArgs {
+    /// How many bytes a second are hashed, for this time; by default as the configuration has it
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<String>,
+    /// Begin, and do not wait for the end
+    #[arg(long)]
+    no_wait: bool,
+    /// The admin address of the mirror; by default as the configuration has it
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// How often it is asked how far it is.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Has the running mirror hash everything that it keeps, and waits until it has. One that is under way is joined.
+pub(super) fn scrub(arguments: &ScrubArgs, config: &Config) -> Report {
+    let admin = match ask::address(arguments.admin.as_deref(), config) {
+        Ok(admin) => admin,
+        Err(fault) => return Report::misused(&fault),
+    };
+    let path = match arguments.rate.as_deref().map(|rate| (rate, rate.parse::<ByteSize>())) {
+        None => "/api/v1/scrub".to_owned(),
+        Some((_, Ok(rate))) if rate.0 > 0 => {
+            let rate: String = form_urlencoded::byte_serialize(rate.to_string().as_bytes()).collect();
+            format!("/api/v1/scrub?rate={rate}")
+        }
+        Some((rate, _)) => {
+            return Report::misused(&format!("--rate {rate:?} must be a size above 0, such as 20MiB"));
+        }
+    };
+    match follow(&admin, &path, arguments.no_wait) {
+        Ok((_, json)) if arguments.json => Report::done(json),
+        Ok((scrubbing, _)) => Report::done(format!("{}\n", in_words(&scrubbing))),
+        Err(error) => Report::failed(&error),
+    }
+}
+
+fn follow(admin: &Url, path: &str, only_begin: bool) -> anyhow::Result<(Scrubbing, String)> {
+    let mut answer = ask::post::<Scrubbing>(admin, path)?;
+    // For people, on the side: what a script reads is printed at the end.
+    let mut side = std::io::stderr();
+    let is_watched = side.is_terminal();
+    while answer.0.running && !only_begin {
+        if is_watched {
+            let _ = write!(side, "\r{}\x1b[K", in_words(&answer.0));
+        }
+        #[expect(clippy::disallowed_methods)] // nobody else lives on this thread
+        std::thread::sleep(EVERY);
+        answer = ask::get(admin, "/api/v1/scrub")?;
+    }
+    if is_watched {
+        let _ = write!(side, "\r\x1b[K");
+    }
+    Ok(answer)
+}
+
+fn in_words(scrubbing: &Scrubbing) -> String {
+    let Scrubbing { running, blobs, all_blobs, bytes, all_bytes, damaged, .. } = scrubbing;
+    let far = if *running {
+        format!("{blobs} of {all_blobs} blobs, {} of {}", size(*bytes), size(*all_bytes))
+    } else {
+        format!("{blobs} blobs, {}, hashed anew", size(*bytes))
+    };
+    match damaged {
+        0 if *running => format!("{far}: all right so far"),
+        0 => format!("{far}: all of it is right"),
+        damaged => {
+            format!("{far}: {damaged} damaged, now in quarantine; they are fetched anew at the next pull")
+        }
+    }
+}
+
+/// With one decimal: nobody reads more of it.
+fn size(bytes: u64) -> String {
+    let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = units.iter().find(|(_, factor)| bytes >= *factor);
+    unit.map_or_else(
+        || format!("{bytes} B"),
+        |(name, factor)| format!("{:.1} {name}", bytes as f64 / *factor as f64),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_far_and_how_it_went() {
+        let mut scrubbing = Scrubbing {
+            running: true,
+            started: Some(1),
+            finished: None,
+            blobs: 2,
+            all_blobs: 3,
+            bytes: 1_500_000,
+            all_bytes: 5 << 30,
+            damaged: 0,
+        };
+        assert_eq!(in_words(&scrubbing), "2 of 3 blobs, 1.4 MiB of 5.0 GiB: all right so far");
+        scrubbing.running = false;
+        assert_eq!(in_words(&scrubbing), "2 blobs, 1.4 MiB, hashed anew: all of it is right");
+        scrubbing.damaged = 1;
+        assert!(in_words(&scrubbing).contains("1 damaged, now in quarantine"));
+        assert_eq!((size(12), size(2048)), ("12 B".to_owned(), "2.0 KiB".to_owned()));
+    }
+}

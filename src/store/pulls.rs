@@ -1,0 +1,148 @@
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::oci::Digest;
+
+/// Images that are being pulled at this moment: what they consist of and a client has yet to ask for is not evicted.
+///
+/// A pull begins when its manifest goes out. It ends when each blob has been asked for as often as the manifest, or
+/// when nothing was asked for and nothing goes out for [`PATIENCE`]: clients leave out what they have already.
+#[derive(Debug)]
+pub(super) struct Pulls {
+    under_way: Mutex<HashMap<Digest, Pull>>,
+    /// What manifests consist of, so that hot ones are not read over and over.
+    blobs: moka::sync::Cache<Digest, Arc<[Digest]>>,
+}
+
+#[derive(Debug)]
+struct Pull {
+    blobs: Arc<[Digest]>,
+    /// How often each is yet to be asked for; those that are not do not stand here.
+    expected: HashMap<Digest, usize>,
+    last: Instant,
+}
+
+/// Clients ask for the next layer at once, and the slowest of them unpacks one in between.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Pulls that are looked after at once; what is beyond that may be evicted (I7).
+const MOST_PULLS: usize = 1000;
+
+impl Default for Pulls {
+    fn default() -> Pulls {
+        Pulls { under_way: Mutex::default(), blobs: moka::sync::Cache::new(MOST_PULLS as u64) }
+    }
+}
+
+impl Pulls {
+    /// The manifest goes out; `blobs` says what it consists of.
+    pub(super) fn begin(&self, manifest: &Digest, blobs: impl FnOnce() -> Vec<Digest>) {
+        let blobs = self.blobs.get_with(*manifest, || {
+            // A layer may stand in a manifest twice, and is asked for once.
+            blobs().into_iter().collect::<HashSet<_>>().into_iter().collect()
+        });
+        let (mut under_way, now) = (self.lock(), Instant::now());
+        if blobs.is_empty() || (under_way.len() >= MOST_PULLS && !under_way.contains_key(manifest)) {
+            return;
+        }
+        let pull = under_way.entry(*manifest).or_insert_with(|| Pull {
+            blobs: Arc::clone(&blobs),
+            expected: HashMap::new(),
+            last: now,
+        });
+        pull.last = now;
+        for blob in blobs.iter() {
+            *pull.expected.entry(*blob).or_default() += 1;
+        }
+    }
+
+    /// A blob goes out.
+    pub(super) fn go_on(&self, blob: &Digest) {
+        let (mut under_way, now) = (self.lock(), Instant::now());
+        under_way.retain(|_, pull| {
+            if pull.blobs.contains(blob) {
+                pull.last = now;
+                pull.ask(blob);
+            }
+            !pull.expected.is_empty()
+        });
+    }
+
+    /// Forgets pulls that have come to nothing; `is_busy` tells whether a blob goes out or comes in.
+    pub(super) fn tidy(&self, is_busy: impl Fn(&Digest) -> bool) {
+        let now = Instant::now();
+        self.lock().retain(|_, pull| pull.goes_on(now, &is_busy));
+    }
+
+    /// Whether a client has yet to ask for this.
+    pub(super) fn expect(&self, blob: &Digest, is_busy: impl Fn(&Digest) -> bool) -> bool {
+        let (under_way, now) = (self.lock(), Instant::now());
+        under_way.values().any(|pull| pull.expected.contains_key(blob) && pull.goes_on(now, &is_busy))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Pull>> {
+        // A count that is off ends with its pull.
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pull {
+    fn ask(&mut self, blob: &Digest) {
+        if let Some(count) = self.expected.get_mut(blob) {
+            *count -= 1;
+            if *count == 0 {
+                self.expected.remove(blob);
+            }
+        }
+    }
+
+    fn goes_on(&self, now: Instant, is_busy: impl Fn(&Digest) -> bool) -> bool {
+        now.saturating_duration_since(self.last) < PATIENCE || self.blobs.iter().any(is_busy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn digest(text: &str) -> Digest {
+        Digest::of(Algorithm::Sha256, text.as_bytes())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_yet_to_be_asked_for_is_expected() {
+        let (pulls, idle) = (Pulls::default(), |_: &Digest| false);
+        let expects = |pulls: &Pulls| ["a", "b"].map(|text| pulls.expect(&digest(text), idle));
+        pulls.begin(&digest("m"), || vec![digest("a"), digest("b"), digest("a")]);
+        // By two clients.
+        pulls.begin(&digest("m"), || panic!("it was read already"));
+        pulls.begin(&digest("other"), || vec![digest("c")]);
+        assert_eq!(expects(&pulls), [true, true]);
+        pulls.go_on(&digest("a"));
+        assert_eq!(expects(&pulls), [true, true]);
+        pulls.go_on(&digest("a"));
+        assert_eq!(expects(&pulls), [false, true]);
+        pulls.go_on(&digest("b"));
+        pulls.go_on(&digest("b"));
+        assert_eq!(expects(&pulls), [false, false]);
+        assert!(pulls.expect(&digest("c"), idle), "that one has not asked for anything yet");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pull_that_came_to_nothing_ends() {
+        let pulls = Pulls::default();
+        pulls.begin(&digest("m"), || vec![digest("a"), digest("b")]);
+        pulls.go_on(&digest("a"));
+        tokio::time::advance(PATIENCE).await;
+        let reads_a = |blob: &Digest| *blob == digest("a");
+        assert!(pulls.expect(&digest("b"), reads_a), "a is still going out");
+        pulls.tidy(reads_a);
+        assert!(!pulls.expect(&digest("b"), |_| false));
+        pulls.tidy(|_| false);
+        assert!(!pulls.expect(&digest("b"), reads_a));
+    }
+}
