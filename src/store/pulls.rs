@@ -12,9 +12,17 @@ use crate::oci::Digest;
 /// when nothing was asked for and nothing goes out for [`PATIENCE`]: clients leave out what they have already.
 #[derive(Debug)]
 pub(super) struct Pulls {
-    under_way: Mutex<HashMap<Digest, Pull>>,
+    under_way: Mutex<UnderWay>,
     /// What manifests consist of, so that hot ones are not read over and over.
     blobs: moka::sync::Cache<Digest, Arc<[Digest]>>,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    /// By manifest.
+    pulls: HashMap<Digest, Pull>,
+    /// The manifests of those that a blob belongs to.
+    of: HashMap<Digest, HashSet<Digest>>,
 }
 
 #[derive(Debug)]
@@ -44,48 +52,76 @@ impl Pulls {
             // A layer may stand in a manifest twice, and is asked for once.
             blobs().into_iter().collect::<HashSet<_>>().into_iter().collect()
         });
-        let (mut under_way, now) = (self.lock(), Instant::now());
-        if blobs.is_empty() || (under_way.len() >= MOST_PULLS && !under_way.contains_key(manifest)) {
-            return;
-        }
-        let pull = under_way.entry(*manifest).or_insert_with(|| Pull {
-            blobs: Arc::clone(&blobs),
-            expected: HashMap::new(),
-            last: now,
-        });
-        pull.last = now;
-        for blob in blobs.iter() {
-            *pull.expected.entry(*blob).or_default() += 1;
+        let mut under_way = self.lock();
+        let has_room = under_way.pulls.len() < MOST_PULLS || under_way.pulls.contains_key(manifest);
+        if has_room && !blobs.is_empty() {
+            under_way.begin(*manifest, blobs);
         }
     }
 
     /// A blob goes out.
     pub(super) fn go_on(&self, blob: &Digest) {
-        let (mut under_way, now) = (self.lock(), Instant::now());
-        under_way.retain(|_, pull| {
-            if pull.blobs.contains(blob) {
-                pull.last = now;
-                pull.ask(blob);
-            }
-            !pull.expected.is_empty()
-        });
+        self.lock().go_on(blob);
     }
 
     /// Forgets pulls that have come to nothing; `is_busy` tells whether a blob goes out or comes in.
     pub(super) fn tidy(&self, is_busy: impl Fn(&Digest) -> bool) {
-        let now = Instant::now();
-        self.lock().retain(|_, pull| pull.goes_on(now, &is_busy));
+        let (mut under_way, now) = (self.lock(), Instant::now());
+        let over = under_way.pulls.iter().filter(|(_, pull)| !pull.goes_on(now, &is_busy));
+        let over: Vec<Digest> = over.map(|(manifest, _)| *manifest).collect();
+        over.iter().for_each(|manifest| under_way.end(manifest));
     }
 
     /// Whether a client has yet to ask for this.
     pub(super) fn expect(&self, blob: &Digest, is_busy: impl Fn(&Digest) -> bool) -> bool {
         let (under_way, now) = (self.lock(), Instant::now());
-        under_way.values().any(|pull| pull.expected.contains_key(blob) && pull.goes_on(now, &is_busy))
+        let pulls = under_way.of.get(blob).into_iter().flatten().filter_map(|it| under_way.pulls.get(it));
+        pulls.filter(|pull| pull.expected.contains_key(blob)).any(|pull| pull.goes_on(now, &is_busy))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Pull>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, UnderWay> {
         // A count that is off ends with its pull.
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UnderWay {
+    fn begin(&mut self, manifest: Digest, blobs: Arc<[Digest]>) {
+        let last = Instant::now();
+        for blob in blobs.iter() {
+            self.of.entry(*blob).or_default().insert(manifest);
+        }
+        let new = || Pull { blobs, expected: HashMap::new(), last };
+        let pull = self.pulls.entry(manifest).or_insert_with(new);
+        pull.last = last;
+        for blob in pull.blobs.iter() {
+            *pull.expected.entry(*blob).or_default() += 1;
+        }
+    }
+
+    fn go_on(&mut self, blob: &Digest) {
+        let now = Instant::now();
+        let manifests: Vec<Digest> = self.of.get(blob).into_iter().flatten().copied().collect();
+        for manifest in manifests {
+            let Some(pull) = self.pulls.get_mut(&manifest) else { continue };
+            pull.last = now;
+            pull.ask(blob);
+            if pull.expected.is_empty() {
+                self.end(&manifest);
+            }
+        }
+    }
+
+    fn end(&mut self, manifest: &Digest) {
+        let Some(pull) = self.pulls.remove(manifest) else { return };
+        for blob in pull.blobs.iter() {
+            if let Some(manifests) = self.of.get_mut(blob) {
+                manifests.remove(manifest);
+                if manifests.is_empty() {
+                    self.of.remove(blob);
+                }
+            }
+        }
     }
 }
 

@@ -141,6 +141,27 @@ async fn a_partial_goes_on_after_a_restart() {
     end(store, life).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_nobody_takes_up_is_dropped() {
+    let house = House::new(10 << 20);
+    let (store, life) = house.start();
+    let (digest, bytes) = blob(3, 300_000);
+    let mut partial = store.partial(digest, Some(300_000)).await.unwrap();
+    partial.write(bytes.slice(..200_000)).await.unwrap();
+    partial.committed().wait_for(|count| *count == 200_000).await.unwrap();
+    drop(partial);
+    while store.0.claims.is_taken(&digest) {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(std::time::Duration::from_secs(23 * 3600)).await;
+    store.0.tidy().await;
+    assert_eq!((house.files("ingest"), store.0.metrics.bytes.get()), (1, 200_000));
+    tokio::time::advance(std::time::Duration::from_secs(2 * 3600)).await;
+    store.0.tidy().await;
+    assert_eq!((house.files("ingest"), store.0.metrics.bytes.get()), (0, 0));
+    end(store, life).await;
+}
+
 #[tokio::test]
 async fn the_least_recently_used_goes_and_readers_are_not_cut() {
     let house = House::new(3000);
