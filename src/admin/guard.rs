@@ -31,7 +31,7 @@ impl Guard {
     /// The refusal, if the request is to be refused.
     pub(super) fn check<B>(self, request: &Request<B>) -> Option<Response<Body>> {
         let refuse = |code, message| Some(answer::error(StatusCode::FORBIDDEN, code, message));
-        if self.loopback && !is_ours(request) {
+        if (self.loopback || !request.method().is_safe()) && !is_ours(request) {
             return refuse(
                 "foreign_host",
                 "This address is asked by its number or as localhost, not by another name.",
@@ -153,6 +153,11 @@ mod tests {
         ] {
             assert_eq!(check(here, Some(header)), Some(StatusCode::FORBIDDEN), "{header:?}");
         }
+        // A name that points here may be a page's own.
+        let everywhere = Guard::new("0.0.0.0:5001".parse().unwrap());
+        let mut rebound = Request::post("/").header(HOST, "evil.example:5001").body(()).unwrap();
+        rebound.extensions_mut().insert(Peer { addr: "127.0.0.1:9".parse().unwrap(), tls: false });
+        assert!(everywhere.check(&rebound).is_some());
         for peer in [None, Some("10.0.0.1:9"), Some("[2001:db8::1]:9")] {
             assert_eq!(check(peer, None), Some(StatusCode::FORBIDDEN), "{peer:?}");
         }

@@ -23,6 +23,11 @@ impl Inner {
         if Digest::of(digest.algorithm(), &bytes) != digest {
             return Err(Error::Mismatch);
         }
+        let is_here = self.index.entry(&digest).is_some();
+        let seen = self.proven.get(&digest).filter(|_| is_here);
+        if seen.is_some() && seen == Seen::at(&self.tree.blob(&digest)) {
+            return Ok(());
+        }
         let room = self.make_room(size).await?;
         let path = self.tree.document(&digest);
         let file = path.clone();

@@ -94,6 +94,11 @@ impl Health {
     }
 }
 
+/// Whether this is for want of open files, and tells nothing of the disk.
+pub(super) fn wants_descriptors(error: &io::Error) -> bool {
+    Cause::of_io(error) == Cause::Descriptors
+}
+
 impl Cause {
     /// Every value, for metrics that start at 0.
     pub(super) const ALL: [Cause; 4] = [Cause::Full, Cause::ReadOnly, Cause::Descriptors, Cause::Disk];
@@ -103,8 +108,9 @@ impl Cause {
         match error {
             Error::Io { source, .. } => Some(Cause::of_io(source)),
             Error::Index(_) => Some(Cause::Disk),
-            Error::Full { .. } => Some(Cause::Full),
-            Error::NoRoom { .. } | Error::Mismatch | Error::Failing(_) => None,
+            // One that is too large says nothing about others.
+            Error::Full { wanted: 0, .. } => Some(Cause::Full),
+            Error::Full { .. } | Error::NoRoom { .. } | Error::Mismatch | Error::Failing(_) => None,
         }
     }
 

@@ -216,9 +216,14 @@ impl Store {
                 self.0.expel(digest, None, "its file is gone").await;
                 return None;
             }
-            Err(error) => {
-                // Too many open files, say: the blob itself may be fine.
+            Err(error) if health::wants_descriptors(&error) => {
+                // The blob itself may be fine.
                 let _ = self.0.health.note(Err::<(), _>(Error::io("opening a cached blob")(error)));
+                return None;
+            }
+            Err(_) => {
+                let seen = Seen::at(&self.0.tree.blob(digest));
+                self.0.expel(digest, seen, "it cannot be opened").await;
                 return None;
             }
         };

@@ -30,14 +30,21 @@ struct Pull {
     blobs: Arc<[Digest]>,
     /// How often each is yet to be asked for; those that are not do not stand here.
     expected: HashMap<Digest, usize>,
+    begun: Instant,
+    /// When one of those was last asked for.
     last: Instant,
 }
 
 /// Clients ask for the next layer at once, and the slowest of them unpacks one in between.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Pulls that are looked after at once; what is beyond that may be evicted (I7).
+/// However busy its blobs are: others may pull them too.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Pulls that are looked after at once, and blobs of each; what is beyond that may be evicted (I7). Images have at most
+/// 127 layers.
 const MOST_PULLS: usize = 1000;
+const MOST_BLOBS: usize = 256;
 
 impl Default for Pulls {
     fn default() -> Pulls {
@@ -50,7 +57,7 @@ impl Pulls {
     pub(super) fn begin(&self, manifest: &Digest, blobs: impl FnOnce() -> Vec<Digest>) {
         let blobs = self.blobs.get_with(*manifest, || {
             // A layer may stand in a manifest twice, and is asked for once.
-            blobs().into_iter().collect::<HashSet<_>>().into_iter().collect()
+            blobs().into_iter().take(MOST_BLOBS).collect::<HashSet<_>>().into_iter().collect()
         });
         let mut under_way = self.lock();
         let has_room = under_way.pulls.len() < MOST_PULLS || under_way.pulls.contains_key(manifest);
@@ -87,13 +94,13 @@ impl Pulls {
 
 impl UnderWay {
     fn begin(&mut self, manifest: Digest, blobs: Arc<[Digest]>) {
-        let last = Instant::now();
+        let now = Instant::now();
         for blob in blobs.iter() {
             self.of.entry(*blob).or_default().insert(manifest);
         }
-        let new = || Pull { blobs, expected: HashMap::new(), last };
+        let new = || Pull { blobs, expected: HashMap::new(), begun: now, last: now };
         let pull = self.pulls.entry(manifest).or_insert_with(new);
-        pull.last = last;
+        (pull.begun, pull.last) = (now, now);
         for blob in pull.blobs.iter() {
             *pull.expected.entry(*blob).or_default() += 1;
         }
@@ -104,8 +111,7 @@ impl UnderWay {
         let manifests: Vec<Digest> = self.of.get(blob).into_iter().flatten().copied().collect();
         for manifest in manifests {
             let Some(pull) = self.pulls.get_mut(&manifest) else { continue };
-            pull.last = now;
-            pull.ask(blob);
+            pull.ask(blob, now);
             if pull.expected.is_empty() {
                 self.end(&manifest);
             }
@@ -126,8 +132,9 @@ impl UnderWay {
 }
 
 impl Pull {
-    fn ask(&mut self, blob: &Digest) {
+    fn ask(&mut self, blob: &Digest, now: Instant) {
         if let Some(count) = self.expected.get_mut(blob) {
+            self.last = now;
             *count -= 1;
             if *count == 0 {
                 self.expected.remove(blob);
@@ -136,7 +143,8 @@ impl Pull {
     }
 
     fn goes_on(&self, now: Instant, is_busy: impl Fn(&Digest) -> bool) -> bool {
-        now.saturating_duration_since(self.last) < PATIENCE || self.blobs.iter().any(is_busy)
+        let since = |time| now.saturating_duration_since(time);
+        since(self.last) < PATIENCE || (since(self.begun) < LONGEST && self.blobs.iter().any(is_busy))
     }
 }
 
@@ -178,7 +186,9 @@ mod tests {
         assert!(pulls.expect(&digest("b"), reads_a), "a is still going out");
         pulls.tidy(reads_a);
         assert!(!pulls.expect(&digest("b"), |_| false));
+        tokio::time::advance(LONGEST).await;
+        assert!(!pulls.expect(&digest("b"), reads_a), "others go on reading a");
         pulls.tidy(|_| false);
-        assert!(!pulls.expect(&digest("b"), reads_a));
+        assert!(pulls.lock().pulls.is_empty() && pulls.lock().of.is_empty());
     }
 }

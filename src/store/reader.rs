@@ -135,6 +135,10 @@ impl Seen {
 impl Walk {
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         if self.at >= self.end {
+            if self.hasher.is_some() {
+                // An empty one too.
+                self.verdict().await?;
+            }
             return Ok(None);
         }
         let free = self.end.saturating_sub(HOLD_BACK);

@@ -8,6 +8,7 @@
 //! What is wrong goes into quarantine and is fetched anew at the next pull. What the page cache holds is taken from
 //! there, as it would be for a client; what has to be read from the disk does not stay in the page cache.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 
 use super::index::{Change, Index, millis};
 use super::reader::{READ_SIZE, Seen, read_cached};
-use super::{Inner, Store};
+use super::{Inner, Store, health};
 use crate::config::{ByteSize, Cache};
 use crate::lifecycle::{self, Lifecycle};
 use crate::oci::Digest;
@@ -52,7 +53,7 @@ pub struct Scrub {
 pub(super) struct Scrubber {
     state: Mutex<Scrub>,
     /// Blobs that are to be looked at before anything else.
-    suspects: Mutex<Vec<Digest>>,
+    suspects: Mutex<HashSet<Digest>>,
     wanted: Notify,
     /// Bytes a second, as configured, and for this one run where somebody asked for another pace.
     rate: AtomicU64,
@@ -67,6 +68,10 @@ const NOTE: &str = "scrub";
 const PAGE: usize = 256;
 /// How often the place is noted.
 const NOTE_EVERY: Duration = Duration::from_secs(10);
+/// The longest between two pieces, however slow the pace.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How much of what was late is made up for.
+const LATENESS: Duration = Duration::from_millis(100);
 /// How often it is looked whether a scrub is due.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
@@ -123,12 +128,14 @@ impl Scrubber {
 
     /// Something is wrong with the file of this one: it is hashed anew at once.
     pub(super) fn suspect(&self, digest: Digest) {
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
         self.wanted.notify_one();
     }
 
     fn next_suspect(&self) -> Option<Digest> {
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = suspects.iter().next().copied();
+        next.inspect(|digest| drop(suspects.remove(digest)))
     }
 
     fn state(&self) -> MutexGuard<'_, Scrub> {
@@ -167,9 +174,7 @@ pub(super) async fn scrub_when_due(inner: Arc<Inner>, life: Lifecycle) {
     // From the first start on it is known when the first one is due.
     inner.note_scrub().await;
     loop {
-        while let Some(digest) = inner.scrubber.next_suspect() {
-            inner.look_at(&digest, &life).await;
-        }
+        inner.look_at_suspects(&life).await;
         if inner.scrubber.is_due() {
             inner.scrubber.begin();
         }
@@ -195,11 +200,13 @@ impl Inner {
         let mut noted = Instant::now();
         loop {
             let after = self.scrubber.state().after.as_deref().and_then(|digest| digest.parse().ok());
-            let page = self.index.after(after.as_ref(), PAGE);
+            // Where the index cannot be read, or is another one by now, that is not the end.
+            let Some(page) = self.index.after(after.as_ref(), PAGE) else { return };
             if page.is_empty() {
                 break;
             }
             for digest in page {
+                self.look_at_suspects(life).await;
                 match self.look_at(&digest, life).await {
                     Some(is_right) => self.scrubber.state().pass(&digest, is_right),
                     // A stop in the midst: this one is looked at once more.
@@ -212,6 +219,12 @@ impl Inner {
             }
         }
         self.end_scrub().await;
+    }
+
+    async fn look_at_suspects(&self, life: &Lifecycle) {
+        while let Some(digest) = self.scrubber.next_suspect() {
+            self.look_at(&digest, life).await;
+        }
     }
 
     async fn end_scrub(&self) {
@@ -243,33 +256,39 @@ impl Inner {
                     Ok(actual) => (Some(seen), actual? == *digest),
                     Err(_) => (Some(seen), false),
                 },
-                Err(error) if error.kind() == io::ErrorKind::NotFound => (None, false),
-                // Too many open files, say: that tells nothing of the blob.
-                Err(_) => return Some(true),
+                // That tells nothing of the blob.
+                Err(error) if health::wants_descriptors(&error) => return Some(true),
+                Err(_) => (Seen::at(&path), false),
             };
         if is_right {
-            seen.inspect(|seen| self.proven.insert(*digest, *seen));
+            // Not so when it was evicted and fetched anew meanwhile.
+            let same = seen.filter(|seen| Seen::at(&path) == Some(*seen));
+            same.inspect(|seen| self.proven.insert(*digest, *seen));
             return Some(true);
         }
-        // Not so when it was evicted meanwhile.
-        Some(!self.expel(digest, seen, "hashed anew, it is not what it should be").await)
+        if Seen::at(&path) != seen || self.index.entry(digest).is_none() {
+            return Some(true);
+        }
+        self.expel(digest, seen, "hashed anew, it is not what it should be").await;
+        Some(false)
     }
 
     /// What it hashes to; `None` when a stop came in between.
     async fn hash(&self, digest: &Digest, file: Arc<File>, life: &Lifecycle) -> io::Result<Option<Digest>> {
         let mut hasher = digest.algorithm().hasher();
-        let mut offset = 0;
+        let (mut offset, mut due) = (0, Instant::now());
         loop {
-            let begun = Instant::now();
             let Some(piece) = read(&file, offset).await? else { return Ok(Some(hasher.finish())) };
             hasher.update(&piece);
             let length = piece.len() as u64;
             offset += length;
             self.scrubber.state().bytes += length;
             self.metrics.scrubbed.inc_by(length);
-            let due = Duration::from_secs_f64(length as f64 / self.scrubber.pace() as f64);
+            // What was late is made up for; another pace holds from the next piece on, within a second.
+            due = due.max(Instant::now() - LATENESS);
+            due += Duration::from_secs_f64(length as f64 / self.scrubber.pace() as f64).min(LONGEST_WAIT);
             tokio::select! {
-                () = tokio::time::sleep_until(begun + due) => {}
+                () = tokio::time::sleep_until(due) => {}
                 () = life.stopping() => return Ok(None),
             }
         }

@@ -174,9 +174,10 @@ impl Index {
     }
 
     /// The next `most` blobs behind `digest`, in the order of their names; from the first one on where there is none.
-    pub(super) fn after(&self, digest: Option<&Digest>, most: usize) -> Vec<Digest> {
+    /// `None` where it cannot be read.
+    pub(super) fn after(&self, digest: Option<&Digest>, most: usize) -> Option<Vec<Digest>> {
         let from = digest.map(key);
-        let found = self.shelf.read(|read| {
+        self.shelf.read(|read| {
             let blobs = read.open_table(BLOBS)?;
             let from = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
             let rows = blobs.range::<&[u8]>((from, Bound::Unbounded))?.take(most);
@@ -185,8 +186,7 @@ impl Index {
                 found.extend(parse_key(row?.0.value()));
             }
             Ok(Some(found))
-        });
-        found.unwrap_or_default()
+        })
     }
 
     /// Shows the least recently used blobs to `take`, until those that it takes sum up to `bytes`.

@@ -151,7 +151,7 @@ impl Shelf {
         open.turn += 1;
         match open.db.take() {
             Some(frozen) => {
-                drop(frozen);
+                close(frozen);
                 match begin(&open.file, |_| Ok(())) {
                     Ok(db) => (open.db, open.mode) = (Some(db), Mode::Writing),
                     Err(trouble) => self.settle_for_less(&mut open, trouble),
@@ -184,7 +184,7 @@ impl Shelf {
         }
         open.turn += 1;
         // One file has one database at a time.
-        open.db = None;
+        open.db.take().map(close);
         let trouble = match (trouble, open.mode) {
             // What cannot even be read is of no use any more.
             (Trouble::Disk(error), Mode::Frozen) => Trouble::Damage(error.to_string()),
@@ -268,6 +268,11 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Troubl
         Ok(outcome) => outcome.map_err(Trouble::of),
         Err(_) => Err(Trouble::Damage("it contradicts itself".to_owned())),
     }
+}
+
+/// A database that goes writes once more, and may panic over what it finds.
+fn close(db: Database) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
 }
 
 fn database(backing: Backing) -> Result<Database, redb::Error> {

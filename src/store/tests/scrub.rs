@@ -139,3 +139,17 @@ async fn what_was_changed_by_hand_is_noticed_before_and_in_the_midst() {
     assert!(store.open_blob(&digest).await.unwrap().is_proven());
     end(store, life).await;
 }
+
+/// A file that was emptied before the index knew of it.
+#[tokio::test]
+async fn an_empty_file_is_no_blob_but_the_empty_one() {
+    let house = House::new(1 << 20);
+    let (store, life) = house.start();
+    let (digest, empty) = (blob(1, 100).0, Digest::of(Algorithm::Sha256, b""));
+    for digest in [&digest, &empty] {
+        fs::write(store.0.tree.blob(digest), b"").unwrap();
+    }
+    assert!(store.document(&digest).await.is_none() && store.open_blob(&digest).await.is_none());
+    assert_eq!(store.document(&empty).await, Some(Bytes::new()));
+    end(store, life).await;
+}
