@@ -26,11 +26,12 @@ pub(super) async fn explain(admin: &Admin, query: Option<&str>) -> Response<Body
         Ok(image) => image,
         Err(fault) => return refuse(StatusCode::BAD_REQUEST, "image_invalid", &fault.to_string()),
     };
-    let target = match admin.router.route(Some(&image.registry), None, &image.repository) {
+    let rules = admin.rules.load_full();
+    let target = match rules.router.route(Some(&image.registry), None, &image.repository) {
         Ok(target) => target,
         Err(no_route) => return refuse(StatusCode::NOT_FOUND, "no_upstream", &no_route.to_string()),
     };
-    let upstream = &admin.config.upstreams[target.upstream.index()];
+    let upstream = &rules.config.upstreams[target.upstream.index()];
     if let Err(denied) = access::permit(upstream, &target.repository.name) {
         return refuse(StatusCode::FORBIDDEN, "denied", &denied.to_string());
     }

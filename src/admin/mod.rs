@@ -19,6 +19,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -46,8 +47,13 @@ pub struct Admin {
     metrics: Metrics,
     house: Lifecycle,
     mirror: Mirror,
-    router: Arc<Router>,
-    config: Arc<Config>,
+    rules: Arc<ArcSwap<Rules>>,
+}
+
+/// What the operator allows, and under which names.
+struct Rules {
+    config: Config,
+    router: Router,
 }
 
 /// The running door. Dropping it stops the door without waiting.
@@ -65,8 +71,18 @@ impl Admin {
         let build = metrics.gauges("build_info", "Always 1; the label names the version.", &["version"]);
         build.with_label_values(&[version]).set(1);
         metrics.register(Box::new(ProcessCollector::new()));
-        let (router, config) = (Arc::new(Router::new(config)), Arc::new(config.clone()));
-        Admin { metrics, house, mirror, router, config }
+        Admin { metrics, house, mirror, rules: Arc::new(ArcSwap::from_pointee(Rules::of(config))) }
+    }
+
+    /// Goes by `config` from the next request on. It has the upstreams that this door was made with.
+    pub fn configure(&self, config: &Config) {
+        self.rules.store(Arc::new(Rules::of(config)));
+    }
+}
+
+impl Rules {
+    fn of(config: &Config) -> Rules {
+        Rules { router: Router::new(config), config: config.clone() }
     }
 }
 

@@ -62,8 +62,9 @@ impl Inner {
             Name::Tag(tag) => Some(tag.as_str()),
             Name::Tags | Name::Referrers(_) => None,
         };
-        let policy = &self.upstream(target).config.freshness;
-        let verdict = judge(policy, self.offline, Remembered { tag, age });
+        let upstream = self.upstream(target);
+        let policy = &upstream.config.freshness;
+        let verdict = judge(policy, self.is_offline(), Remembered { tag, age });
         match (verdict, remembered) {
             (Verdict::Serve, Some(stamp)) => Ok(hit(stamp)),
             (Verdict::ServeAndCheck, Some(stamp)) => {
@@ -83,7 +84,8 @@ impl Inner {
         remembered: Option<Stamp>,
         errand: &Errand,
     ) -> Result<Named, Error> {
-        let policy = &self.upstream(target).config.freshness;
+        let upstream = self.upstream(target);
+        let policy = &upstream.config.freshness;
         let has_spare = remembered.as_ref().is_some_and(|old| may_serve_stale(policy, age_of(old, now())));
         let checked = match self.may_ask(target, &Subject::Name(name.clone())).await {
             Ok(()) if has_spare => match self.trouble(target, name) {
@@ -104,7 +106,8 @@ impl Inner {
     }
 
     fn fall_back(&self, target: &Target, name: &Name, old: Stamp, error: Error) -> Result<Named, Error> {
-        let policy = &self.upstream(target).config.freshness;
+        let upstream = self.upstream(target);
+        let policy = &upstream.config.freshness;
         let age = age_of(&old, now());
         if error.is_definite() || !may_serve_stale(policy, age) {
             return Err(error);
@@ -221,7 +224,7 @@ impl Inner {
         tag: &Tag,
         errand: &Errand,
     ) -> Result<Stamp, Error> {
-        let client = &self.upstream(target).client;
+        let client = Arc::clone(&self.upstream(target).client);
         let found = client.head_manifest(errand, &target.repository.name, &Reference::Tag(tag.clone())).await;
         let found = match found {
             Err(error) if error.refuses_head() => Found::default(),
@@ -249,7 +252,7 @@ impl Inner {
     /// For upstreams that know no HEAD, or whose HEAD does not tell the digest: a counted GET, and the digest
     /// is computed here.
     async fn fetch_by_tag(&self, target: &Target, tag: &Tag, errand: &Errand) -> Result<Stamp, Error> {
-        let client = &self.upstream(target).client;
+        let client = Arc::clone(&self.upstream(target).client);
         let document = client.manifest(errand, &target.repository.name, &Reference::Tag(tag.clone())).await?;
         // What the answer says of itself must hold; where it says nothing there is nothing to hold it to.
         let algorithm = document.digest.map_or(Algorithm::Sha256, |told| told.algorithm());

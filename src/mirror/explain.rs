@@ -127,7 +127,7 @@ impl Inner {
             (_, false) if is_absent => Prospect::Negative,
             (Some(tag), true) => self.prospect(target, tag, trouble.is_some() || is_down),
             (None, true) => Prospect::Hit,
-            (_, false) if self.offline => Prospect::Offline,
+            (_, false) if self.is_offline() => Prospect::Offline,
             (_, false) if payer.is_ok() => Prospect::Miss,
             (_, false) if is_down => Prospect::Down,
             (_, false) => Prospect::Held,
@@ -137,14 +137,17 @@ impl Inner {
 
     fn facts(&self, target: &Target, tag: &Tag, stamp: &Stamp) -> TagFacts {
         let age = age_of(stamp, now());
-        let policy = &self.upstream(target).config.freshness;
-        let verdict = judge(policy, self.offline, Remembered { tag: Some(tag.as_str()), age: Some(age) });
+        let upstream = self.upstream(target);
+        let policy = &upstream.config.freshness;
+        let verdict =
+            judge(policy, self.is_offline(), Remembered { tag: Some(tag.as_str()), age: Some(age) });
         TagFacts { digest: stamp.digest, since: stamp.since, age, verdict }
     }
 
     /// Of a tag whose manifest is here.
     fn prospect(&self, target: &Target, tag: &TagFacts, is_in_trouble: bool) -> Prospect {
-        let policy = &self.upstream(target).config.freshness;
+        let upstream = self.upstream(target);
+        let policy = &upstream.config.freshness;
         match tag.verdict {
             Verdict::Serve => Prospect::Hit,
             Verdict::ServeAndCheck => Prospect::HitThenCheck,

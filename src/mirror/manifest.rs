@@ -195,7 +195,7 @@ impl Inner {
             // Whoever began this looked before an earlier fetch had left its document.
             return Ok(Document::of(bytes, Some(&link.media_type)));
         }
-        let client = &self.upstream(target).client;
+        let client = Arc::clone(&self.upstream(target).client);
         let reference = Reference::Digest(*digest);
         let document = client.manifest(errand, &target.repository.name, &reference).await?;
         if Digest::of(digest.algorithm(), &document.bytes) != *digest {

@@ -21,7 +21,9 @@ mod served;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use moka::future::Cache;
+use tokio::sync::watch;
 
 pub use error::Error;
 pub use explain::{Content as CachedContent, Explanation, Prospect, TagFacts};
@@ -46,8 +48,8 @@ use crate::upstream::{self, Client, UpstreamMetrics};
 pub struct Mirror(Arc<Inner>);
 
 struct Inner {
-    offline: bool,
-    upstreams: Vec<Upstream>,
+    is_offline: watch::Sender<bool>,
+    upstreams: Vec<Arc<ArcSwap<Upstream>>>,
     store: Store,
     scheduler: Scheduler,
     flights: Flights,
@@ -64,6 +66,12 @@ struct Inner {
 struct Upstream {
     config: config::Upstream,
     client: Arc<Client>,
+}
+
+/// What a mirror is to work by from now on, ready to be put in place.
+pub struct Prepared {
+    config: Config,
+    upstreams: Vec<Arc<Upstream>>,
 }
 
 /// Something that the upstream said is not there, and for how long that is believed.
@@ -104,18 +112,19 @@ impl Mirror {
     ) -> Result<Mirror, upstream::BadSetup> {
         let scheduler = Scheduler::new(config, Some(store), life, metrics);
         let counts = UpstreamMetrics::new(metrics, config);
+        let is_offline = watch::Sender::new(config.offline);
         let upstreams = config.upstreams.iter().enumerate().map(|(index, upstream)| {
             let client = Client::new(UpstreamId::new(index), upstream, &scheduler, counts.clone(), life)?;
-            let client = Arc::new(client);
-            if !config.offline {
-                life.spawn("ask for spent accounts", Arc::clone(&client).probe_spent(life.clone()));
-            }
-            Ok(Upstream { config: upstream.clone(), client })
+            let upstream = Upstream { config: upstream.clone(), client: Arc::new(client) };
+            let upstream = Arc::new(ArcSwap::from_pointee(upstream));
+            let probing = probe_spent(Arc::clone(&upstream), is_offline.subscribe(), life.clone());
+            life.spawn("ask for spent accounts", probing);
+            Ok(upstream)
         });
         let upstreams = upstreams.collect::<Result<_, _>>()?;
         let absent = Cache::builder().max_capacity(MOST_ABSENT).expire_after(NegativeTtl);
         Ok(Mirror(Arc::new(Inner {
-            offline: config.offline,
+            is_offline,
             upstreams,
             store: store.clone(),
             flights: Flights::new(config, store, life, metrics),
@@ -128,6 +137,39 @@ impl Mirror {
             sizes: moka::sync::Cache::builder().max_capacity(MOST_SIZES).time_to_live(SIZES_LIVE).build(),
             life: life.clone(),
         })))
+    }
+
+    /// Gets ready to work by `config`, which has the upstreams, endpoints and accounts that this mirror was made with.
+    /// `places` says where each upstream stands in its file; one that is not there is left as it is. Nothing changes
+    /// before [`Mirror::configure`].
+    ///
+    /// # Errors
+    /// As [`Mirror::new`].
+    pub fn prepare(&self, config: &Config, places: &[Option<usize>]) -> Result<Prepared, upstream::BadSetup> {
+        let upstreams = self.0.upstreams.iter().zip(&config.upstreams).zip(places);
+        let upstreams = upstreams.map(|((now, config), place)| match place {
+            Some(place) => {
+                let client = Arc::new(now.load().client.anew(config, *place)?);
+                Ok(Arc::new(Upstream { config: config.clone(), client }))
+            }
+            None => Ok(now.load_full()),
+        });
+        let upstreams = upstreams.collect::<Result<_, _>>()?;
+        Ok(Prepared { config: config.clone(), upstreams })
+    }
+
+    /// Works by what was prepared from the next request on. What was absent or in trouble may not be with the logins of
+    /// now, so it is asked about again.
+    pub fn configure(&self, prepared: Prepared) {
+        let Prepared { config, upstreams } = prepared;
+        for (now, next) in self.0.upstreams.iter().zip(upstreams) {
+            now.store(next);
+        }
+        // It lets accounts try again, which is better done by the logins of now.
+        self.0.scheduler.configure(&config);
+        self.0.is_offline.send_replace(config.offline);
+        self.0.absent.invalidate_all();
+        self.0.troubles.invalidate_all();
     }
 
     /// What is left of the budgets of all upstreams, and who waits for them.
@@ -158,8 +200,14 @@ impl Mirror {
 }
 
 impl Inner {
-    fn upstream(&self, target: &Target) -> &Upstream {
-        &self.upstreams[target.upstream.index()]
+    /// As it is configured now. Whoever begins something with it goes on with it.
+    fn upstream(&self, target: &Target) -> Arc<Upstream> {
+        self.upstreams[target.upstream.index()].load_full()
+    }
+
+    /// Whether no upstream may be contacted now.
+    fn is_offline(&self) -> bool {
+        *self.is_offline.borrow()
     }
 
     /// The proof that the target's repository contains `digest`, where there is one.
@@ -203,7 +251,7 @@ impl Inner {
         is_manifest: bool,
         errand: &Errand,
     ) -> Result<Link, Error> {
-        let client = &self.upstream(target).client;
+        let client = Arc::clone(&self.upstream(target).client);
         let name = &target.repository.name;
         let found = if is_manifest {
             client.head_manifest(errand, name, &Reference::Digest(*digest)).await?
@@ -228,7 +276,7 @@ impl Inner {
 
     /// Whether the upstream may be asked for `subject`: not offline, and it did not just say no.
     async fn may_ask(&self, target: &Target, subject: &Subject) -> Result<(), Error> {
-        if self.offline {
+        if self.is_offline() {
             return Err(Error::Offline);
         }
         match self.absent.get(&(target.repository.clone(), subject.clone())).await {
@@ -259,6 +307,29 @@ impl Inner {
 impl<K> moka::Expiry<K, Absent> for NegativeTtl {
     fn expire_after_create(&self, _: &K, value: &Absent, _: Instant) -> Option<Duration> {
         Some(value.ttl)
+    }
+}
+
+/// Asks for the spent accounts of an upstream as long as the house lives, but not while it is offline.
+async fn probe_spent(
+    upstream: Arc<ArcSwap<Upstream>>,
+    mut is_offline: watch::Receiver<bool>,
+    life: Lifecycle,
+) {
+    let current = || Arc::clone(&upstream.load().client);
+    let probing = async {
+        // An error means that the mirror is gone.
+        while is_offline.wait_for(|is_offline| !is_offline).await.is_ok() {
+            let client = current();
+            tokio::select! {
+                () = client.probe_spent(current) => {}
+                _ = is_offline.wait_for(|is_offline| *is_offline) => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = probing => {}
+        () = life.stopping() => {}
     }
 }
 

@@ -14,6 +14,7 @@ mod response;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_RANGE, HOST, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE, USER_AGENT};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -39,10 +40,15 @@ use crate::telemetry::Metrics;
 pub struct Registry(Arc<Inner>);
 
 struct Inner {
-    config: Config,
-    router: Router,
+    rules: ArcSwap<Rules>,
     mirror: Mirror,
     metrics: RegistryMetrics,
+}
+
+/// What the operator allows, and under which names.
+struct Rules {
+    config: Config,
+    router: Router,
 }
 
 /// What of a request's head matters once its path is read.
@@ -58,11 +64,15 @@ impl Registry {
     /// A door to `mirror`, for the upstreams of `config`.
     pub fn new(config: &Config, mirror: Mirror, metrics: &Metrics) -> Registry {
         Registry(Arc::new(Inner {
-            router: Router::new(config),
+            rules: ArcSwap::from_pointee(Rules::of(config)),
             mirror,
             metrics: RegistryMetrics::new(metrics, config),
-            config: config.clone(),
         }))
+    }
+
+    /// Goes by `config` from the next request on. It has the upstreams that this door was made with.
+    pub fn configure(&self, config: &Config) {
+        self.0.rules.store(Arc::new(Rules::of(config)));
     }
 
     /// Answers one request, whatever it is.
@@ -140,9 +150,10 @@ impl Registry {
         record: &mut Record,
     ) -> Result<Target, Error> {
         record.kind(kind);
-        let target = self.0.router.route(asked.ns.as_ref(), host, name)?;
+        let rules = self.0.rules.load();
+        let target = rules.router.route(asked.ns.as_ref(), host, name)?;
         record.target(&target);
-        access::permit(&self.0.config.upstreams[target.upstream.index()], &target.repository.name)?;
+        access::permit(&rules.config.upstreams[target.upstream.index()], &target.repository.name)?;
         Ok(target)
     }
 
@@ -254,9 +265,10 @@ impl Registry {
 
     fn catalog(&self, page: &Page, asked: &Asked<'_>) -> Result<Answer, Error> {
         let mut repositories = self.0.mirror.repositories();
-        repositories.retain(|repository| self.0.may_be_pulled(repository));
+        let rules = self.0.rules.load();
+        repositories.retain(|repository| rules.allow(repository));
         let mut names: Vec<String> =
-            repositories.iter().filter_map(|repository| self.0.router.public_name(repository)).collect();
+            repositories.iter().filter_map(|repository| rules.router.public_name(repository)).collect();
         names.sort_unstable();
         let (names, more) = page.cut(&names);
         let link = more.then(|| asked.next_page(page, names.last())).flatten();
@@ -265,9 +277,13 @@ impl Registry {
     }
 }
 
-impl Inner {
+impl Rules {
+    fn of(config: &Config) -> Rules {
+        Rules { router: Router::new(config), config: config.clone() }
+    }
+
     /// What was pulled once may since have been forbidden.
-    fn may_be_pulled(&self, repository: &Repository) -> bool {
+    fn allow(&self, repository: &Repository) -> bool {
         let mut upstreams = self.config.upstreams.iter();
         let upstream = upstreams.find(|upstream| upstream.registry == repository.registry);
         upstream.is_some_and(|upstream| access::permit(upstream, &repository.name).is_ok())

@@ -154,6 +154,20 @@ impl Budget {
         Budget { doors, purses, reserve }
     }
 
+    /// Takes what may change of the upstream and its accounts. One that was set aside tries again: its password may be
+    /// another one now.
+    pub(super) fn configure(&mut self, upstream: &config::Upstream, reserve: Share) {
+        self.reserve = reserve;
+        for purse in &mut self.purses {
+            if let Some(account) = purse.account.and_then(|index| upstream.accounts.get(index)) {
+                purse.repositories.clone_from(&account.repositories);
+            }
+        }
+        for login in self.doors.iter_mut().flat_map(|door| &mut door.logins) {
+            login.take_back();
+        }
+    }
+
     /// Where the request goes: the first endpoint that can be asked, on the account with most left.
     pub(super) fn choose(&self, want: &Want, priority: Priority, now: Instant) -> Result<Choice, Blocked> {
         let mut blocked: Option<Blocked> = None;

@@ -33,10 +33,6 @@ use crate::oci::{Reference, RepositoryName};
 pub(super) struct Lane {
     pub(super) upstream: UpstreamId,
     pub(super) registry: String,
-    pub(super) max_connections: usize,
-    /// How many of them may carry blobs: a quarter is kept for what is over in a moment.
-    max_transfers: usize,
-    pace: Pace,
     state: Mutex<State>,
     /// Something changed for those who wait.
     changed: Notify,
@@ -54,6 +50,8 @@ pub(super) struct State {
     /// In use.
     pub(super) connections: usize,
     transfers: usize,
+    pub(super) most: Most,
+    pace: Pace,
     pub(super) budget: Budget,
     /// Counts the changes of the budget: who was blocked by this very one need not be looked at again before its time,
     /// however many wait.
@@ -66,6 +64,14 @@ pub(super) struct State {
     pub(super) spenders: Spenders,
     /// What was last pulled on each purse: an account is probed by asking about it once more.
     pub(super) subjects: Vec<Option<(RepositoryName, Reference)>>,
+}
+
+/// What may be in use at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Most {
+    pub(super) connections: usize,
+    /// How many of them may carry blobs: a quarter is kept for what is over in a moment.
+    transfers: usize,
 }
 
 #[derive(Debug)]
@@ -114,12 +120,11 @@ impl Lane {
         Lane {
             upstream,
             registry: config.registry.to_string(),
-            max_connections: config.max_connections,
-            max_transfers: config.max_connections - config.max_connections / 4,
-            pace: Pace::new(config.requests_per_second),
             state: Mutex::new(State {
                 connections: 0,
                 transfers: 0,
+                most: Most::of(config),
+                pace: Pace::new(config.requests_per_second),
                 budget,
                 version: 0,
                 swept: 0,
@@ -134,6 +139,17 @@ impl Lane {
             keeping: tokio::sync::Mutex::new(()),
             metrics,
         }
+    }
+
+    /// The operator allows something else from now on. What is under way, or has been granted, is left alone.
+    pub(super) fn configure(&self, config: &config::Upstream, schedule: &Schedule) {
+        let mut state = self.state();
+        state.most = Most::of(config);
+        state.pace.configure(config.requests_per_second);
+        state.budget.configure(config, schedule.reserve);
+        state.budget_changed();
+        drop(state);
+        self.stir();
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -186,7 +202,7 @@ impl Lane {
                 }
             }
         }
-        let look = self.state().look(self, want, priority, Instant::now());
+        let look = self.state().look(want, priority, Instant::now());
         if look.is_ok() {
             // What comes back at this very moment may be for it.
             self.dispatch();
@@ -207,9 +223,9 @@ impl Lane {
     ) -> Entered {
         let now = Instant::now();
         let mut state = self.state();
-        let look = state.look(self, want, priority, now);
+        let look = state.look(want, priority, now);
         match look {
-            Ok(choice) if state.queue.is_empty() && self.pace.step().is_ok() => {
+            Ok(choice) if state.queue.is_empty() && state.pace.step().is_ok() => {
                 return Entered::Goes(state.grant(self, want, choice, errand.client, now));
             }
             // No use in waiting for a login that fails or an endpoint that is down, and no need to wait where there is
@@ -270,13 +286,13 @@ impl Lane {
         let (mut sleep, mut unclaimed) = (LONGEST_SLEEP, Vec::new());
         let mut state = self.state();
         let sweeps = state.is_to_be_swept();
-        let is_full = |state: &State| state.connections >= self.max_connections && !sweeps;
+        let is_full = |state: &State| state.connections >= state.most.connections && !sweeps;
         let waiters = if is_full(&state) { Vec::new() } else { state.queue.ids() };
         for id in waiters {
             if is_full(&state) {
                 break;
             }
-            match state.turn(self, id, now) {
+            match state.turn(id, now) {
                 Turn::Over(answer) => {
                     let Some(waiter) = state.queue.remove(id, answer.is_ok()) else { continue };
                     let answer = match answer {
@@ -315,7 +331,7 @@ impl Lane {
             None => (Refused::Crowded { registry: self.registry.clone() }, Reason::Crowded),
             Some(Wait::Budget(blocked)) => self.state().budget.refusal(&self.registry, want, &blocked, now),
             Some(Wait::Connection) => {
-                (Refused::Busy { waited, connections: self.max_connections }, Reason::Busy)
+                (Refused::Busy { waited, connections: self.state().most.connections }, Reason::Busy)
             }
         };
         self.metrics.throttled(reason, refused.account());
@@ -342,18 +358,18 @@ enum Entered {
 
 impl State {
     /// Whether a request could go now, but for the pace.
-    fn look(&self, lane: &Lane, want: &Want, priority: Priority, now: Instant) -> Result<Choice, Wait> {
-        let is_full = want.kind == Kind::Transfer && self.transfers >= lane.max_transfers;
+    fn look(&self, want: &Want, priority: Priority, now: Instant) -> Result<Choice, Wait> {
+        let is_full = want.kind == Kind::Transfer && self.transfers >= self.most.transfers;
         // Budget first: that is the reason that is worth being told.
         let choice = self.budget.choose(want, priority, now).map_err(Wait::Budget)?;
-        if is_full || self.connections >= lane.max_connections {
+        if is_full || self.connections >= self.most.connections {
             return Err(Wait::Connection);
         }
         Ok(choice)
     }
 
     /// What becomes of a waiter now.
-    fn turn(&mut self, lane: &Lane, id: WaiterId, now: Instant) -> Turn {
+    fn turn(&mut self, id: WaiterId, now: Instant) -> Turn {
         let later = |blocked: &Blocked| Turn::Later(blocked.over_at().unwrap_or(now + LONGEST_SLEEP));
         let Some((priority, waiter)) = self.queue.get(id) else { return Turn::Later(now + LONGEST_SLEEP) };
         if let Some((version, blocked)) = &waiter.blocked
@@ -362,8 +378,8 @@ impl State {
         {
             return later(blocked);
         }
-        match self.look(lane, &waiter.want, priority, now) {
-            Ok(choice) => lane.pace.step().map_or_else(Turn::Paced, |()| Turn::Over(Ok(choice))),
+        match self.look(&waiter.want, priority, now) {
+            Ok(choice) => self.pace.step().map_or_else(Turn::Paced, |()| Turn::Over(Ok(choice))),
             Err(Wait::Connection) => Turn::Later(now + LONGEST_SLEEP),
             Err(wait) if !waiter.may_wait || wait.is_for_the_dead() => Turn::Over(Err(wait)),
             Err(Wait::Budget(blocked)) => {
@@ -417,6 +433,13 @@ impl State {
     pub(super) fn give_back(&mut self, kind: Kind) {
         self.connections -= 1;
         self.transfers -= usize::from(kind == Kind::Transfer);
+    }
+}
+
+impl Most {
+    fn of(config: &config::Upstream) -> Most {
+        let connections = config.max_connections;
+        Most { connections, transfers: connections - connections / 4 }
     }
 }
 

@@ -40,7 +40,7 @@ mod spenders;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -67,7 +67,8 @@ use crate::telemetry::Metrics;
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     lanes: Arc<[Arc<Lane>]>,
-    max_wait: Duration,
+    // A std lock: held for a copy, never over an await.
+    max_wait: Arc<Mutex<Duration>>,
     keeper: Option<Arc<Keeper>>,
     life: Lifecycle,
 }
@@ -152,7 +153,22 @@ impl Scheduler {
         let lanes: Arc<[Arc<Lane>]> = lanes.into();
         metrics.register(Box::new(OutlookCollector::new(&lanes)));
         let keeper = store.map(|store| Arc::new(Keeper::open(store.clone(), &lanes, life)));
-        Scheduler { lanes, max_wait: config.schedule.max_wait, keeper, life: life.clone() }
+        let max_wait = Arc::new(Mutex::new(config.schedule.max_wait));
+        Scheduler { lanes, max_wait, keeper, life: life.clone() }
+    }
+
+    /// Takes what may change while it runs: `[schedule]`, and of each upstream its connections, its pace, and what its
+    /// accounts are for. Whoever waits already waits as long as was said then. `config` has the upstreams, endpoints and
+    /// accounts that this scheduler was made with.
+    pub fn configure(&self, config: &Config) {
+        *self.max_wait.lock().unwrap_or_else(PoisonError::into_inner) = config.schedule.max_wait;
+        for (lane, upstream) in self.lanes.iter().zip(&config.upstreams) {
+            lane.configure(upstream, &config.schedule);
+        }
+    }
+
+    fn max_wait(&self) -> Duration {
+        *self.max_wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for leave to send what costs nothing, at most `schedule.max_wait` after the errand began. Cancel-safe.
@@ -160,7 +176,7 @@ impl Scheduler {
     /// # Errors
     /// [`Refused`] says what is in the way and until when.
     pub async fn lease(&self, upstream: UpstreamId, want: Want, errand: &Errand) -> Result<Lease, Refused> {
-        let deadline = errand.deadline(self.max_wait);
+        let deadline = errand.deadline(self.max_wait());
         self.lane(upstream).lease(want, errand, deadline, &self.life).await
     }
 

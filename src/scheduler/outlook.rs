@@ -155,7 +155,7 @@ impl Lane {
         });
         Outlook {
             registry: self.registry.clone(),
-            connections: (state.connections, self.max_connections),
+            connections: (state.connections, state.most.connections),
             waiting,
             paused: paused.collect(),
             down: state.budget.silent(now),

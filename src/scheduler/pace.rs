@@ -12,7 +12,10 @@ use tokio::time::Instant;
 
 /// The pace of one upstream.
 #[derive(Debug)]
-pub(super) struct Pace(RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Moment>>);
+pub(super) struct Pace {
+    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Moment>>,
+    requests_per_second: u32,
+}
 
 /// The runtime's clock, which tests can pause.
 #[derive(Debug, Clone)]
@@ -29,7 +32,14 @@ impl Pace {
     pub(super) fn new(requests_per_second: u32) -> Pace {
         let rate = NonZeroU32::new(requests_per_second).unwrap_or(NonZeroU32::MIN);
         let clock = TokioClock { start: Instant::now() };
-        Pace(RateLimiter::direct_with_clock(Quota::per_second(rate), clock))
+        Pace { limiter: RateLimiter::direct_with_clock(Quota::per_second(rate), clock), requests_per_second }
+    }
+
+    /// So many from now on. Where that is nothing new, what was begun within the last second goes on to count.
+    pub(super) fn configure(&mut self, requests_per_second: u32) {
+        if requests_per_second != self.requests_per_second {
+            *self = Pace::new(requests_per_second);
+        }
     }
 
     /// Takes the next place.
@@ -37,7 +47,7 @@ impl Pace {
     /// # Errors
     /// How long until there is one.
     pub(super) fn step(&self) -> Result<(), Duration> {
-        self.0.check().map_err(|early| early.wait_time_from(self.0.clock().now()))
+        self.limiter.check().map_err(|early| early.wait_time_from(self.limiter.clock().now()))
     }
 }
 

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 pub use body::{Body, BoxError};
@@ -74,7 +74,7 @@ pub struct Limits {
 pub struct Slots {
     free: Arc<Semaphore>,
     further: Arc<Semaphore>,
-    all: usize,
+    all: watch::Sender<usize>,
     warned: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -102,7 +102,27 @@ impl Slots {
     pub fn new(all: usize) -> Slots {
         let all = all.min(Semaphore::MAX_PERMITS);
         let slots = || Arc::new(Semaphore::new(all));
-        Slots { free: slots(), further: slots(), all, warned: Arc::default() }
+        Slots { free: slots(), further: slots(), all: watch::Sender::new(all), warned: Arc::default() }
+    }
+
+    /// There are `all` of them from now on, provided that [`Slots::keep_count`] runs. Those that are taken stay so.
+    pub fn resize(&self, all: usize) {
+        self.all.send_replace(all.min(Semaphore::MAX_PERMITS));
+    }
+
+    /// Sees to it until `life` stops that there are as many slots as there should be.
+    pub fn keep_count(&self, life: &Lifecycle) {
+        for slots in [&self.free, &self.further] {
+            let count = *self.all.borrow();
+            let (counting, stopping) =
+                (count_out(Arc::clone(slots), count, self.all.subscribe()), life.stopping());
+            life.spawn("count out slots", async {
+                tokio::select! {
+                    () = counting => {}
+                    () = stopping => {}
+                }
+            });
+        }
     }
 
     /// Takes a slot until dropped, waiting for one if need be. First come, first served.
@@ -130,9 +150,30 @@ impl Slots {
         if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());
             tracing::warn!(
-                limit = self.all,
+                limit = *self.all.borrow(),
                 "every connection slot is taken: {who} wait (server.max_connections)"
             );
+        }
+    }
+}
+
+/// Makes more slots where there are too few; where there are too many, takes away the next ones that come free, before
+/// any that came later gets one.
+async fn count_out(slots: Arc<Semaphore>, mut count: usize, mut wanted: watch::Receiver<usize>) {
+    loop {
+        let all = *wanted.borrow_and_update();
+        if count < all {
+            slots.add_permits(all - count);
+            count = all;
+        }
+        let too_many = u32::try_from(count - all).unwrap_or(u32::MAX);
+        tokio::select! {
+            taken = slots.acquire_many(too_many), if too_many > 0 => {
+                taken.expect("the slots are never closed").forget();
+                count -= too_many as usize;
+            }
+            // An error means that the server is gone.
+            changed = wanted.changed() => if changed.is_err() { return },
         }
     }
 }
@@ -174,4 +215,49 @@ pub async fn serve<H, F>(
     drop(acceptor); // from here on the port refuses
     connections.close();
     connections.wait().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many slots can be taken now.
+    async fn free(slots: &Slots) -> usize {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        slots.free.available_permits()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_slots_and_fewer() {
+        let (slots, life) = (Slots::new(2), Lifecycle::default());
+        slots.keep_count(&life);
+        slots.resize(4);
+        assert_eq!(free(&slots).await, 4);
+        let mut taken = Vec::new();
+        for _ in 0..4 {
+            taken.push(slots.take().await);
+        }
+        slots.resize(1);
+        assert_eq!(free(&slots).await, 0);
+        // Whoever waits gets none of those that are to go.
+        let own = slots.clone();
+        let waiting = Lifecycle::default().spawn("waiting", async move { own.take().await });
+        taken.truncate(1);
+        assert_eq!(free(&slots).await, 0);
+        assert!(!waiting.is_finished());
+        taken.clear();
+        drop(waiting.await.expect("a slot"));
+        assert_eq!(free(&slots).await, 1);
+        // Fewer and more again before any has come free.
+        let held = slots.take().await;
+        for count in [0, 5, 3] {
+            slots.resize(count);
+        }
+        assert_eq!(free(&slots).await, 2);
+        drop(held);
+        assert_eq!(free(&slots).await, 3);
+        assert_eq!(slots.further.available_permits(), 3);
+        life.stop();
+        life.wait().await;
+    }
 }

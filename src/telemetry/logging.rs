@@ -1,11 +1,26 @@
 use std::io::{IsTerminal, stderr};
+use std::sync::OnceLock;
 
-use tracing_subscriber::Layer;
+use tracing::Subscriber;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
+
+/// What writes the lines, in either format.
+type Lines<S> = Box<dyn Layer<S> + Send + Sync>;
+type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
+
+/// By which the process's logger is changed while it runs.
+struct Handles {
+    filter: reload::Handle<Targets, Registry>,
+    lines: reload::Handle<Lines<Filtered>, Filtered>,
+}
+
+static HANDLES: OnceLock<Handles> = OnceLock::new();
 
 /// `log.level` is not a level nor a list of `target=level`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,22 +49,53 @@ pub fn check_filter(level: &str) -> Result<Targets, BadFilter> {
 /// # Errors
 /// When `log.level` is malformed.
 pub fn init_logging(log: &Log) -> Result<(), BadFilter> {
-    let filter = check_filter(&log.level)?;
-    let registry = tracing_subscriber::registry();
-    let outcome = match log.format {
-        LogFormat::Text => {
-            let lines =
-                tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
-            registry.with(lines.with_target(false).with_filter(filter)).try_init()
-        }
-        LogFormat::Json => {
-            let lines = tracing_subscriber::fmt::layer().with_writer(stderr).json().flatten_event(true);
-            registry.with(lines.with_current_span(false).with_span_list(false).with_filter(filter)).try_init()
-        }
-    };
-    // The error can only mean that a logger is set already.
-    let _ = outcome;
+    let (filter, filter_handle) = reload::Layer::new(check_filter(&log.level)?);
+    let (lines, lines_handle) = reload::Layer::new(lines(log.format));
+    let outcome = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    // An error can only mean that a logger is set already.
+    if outcome.is_ok() {
+        let _ = HANDLES.set(Handles { filter: filter_handle, lines: lines_handle });
+    }
     Ok(())
+}
+
+/// Logs as `log` says from now on, where [`init_logging`] was what set the logger.
+///
+/// # Errors
+/// When `log.level` is malformed; nothing changes then.
+pub fn set_logging(log: &Log) -> Result<(), BadFilter> {
+    let filter = check_filter(&log.level)?;
+    let Some(handles) = HANDLES.get() else { return Ok(()) };
+    // An error means that the logger is gone, which a process's own never is.
+    let _ = handles.filter.reload(filter);
+    let _ = handles.lines.reload(lines(log.format));
+    log::set_max_level(most_verbose());
+    Ok(())
+}
+
+fn lines<S>(format: LogFormat) -> Lines<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(stderr);
+    match format {
+        LogFormat::Text => Box::new(layer.with_ansi(stderr().is_terminal()).with_target(false)),
+        LogFormat::Json => {
+            Box::new(layer.json().flatten_event(true).with_current_span(false).with_span_list(false))
+        }
+    }
+}
+
+/// What libraries that log by `log` need not even offer.
+fn most_verbose() -> log::LevelFilter {
+    match LevelFilter::current() {
+        LevelFilter::OFF => log::LevelFilter::Off,
+        LevelFilter::ERROR => log::LevelFilter::Error,
+        LevelFilter::WARN => log::LevelFilter::Warn,
+        LevelFilter::INFO => log::LevelFilter::Info,
+        LevelFilter::DEBUG => log::LevelFilter::Debug,
+        _ => log::LevelFilter::Trace,
+    }
 }
 
 #[cfg(test)]

@@ -6,5 +6,5 @@
 mod logging;
 mod metrics;
 
-pub use logging::{BadFilter, check_filter, init_logging};
+pub use logging::{BadFilter, check_filter, init_logging, set_logging};
 pub use metrics::Metrics;

@@ -1,5 +1,7 @@
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -31,10 +33,26 @@ pub struct Client {
     id: UpstreamId,
     pub(super) scheduler: Scheduler,
     registry: RegistryHost,
-    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) endpoints: Arc<[Endpoint]>,
+    /// What the wire was made from.
+    way: Way,
     pub(super) wire: Arc<Wire>,
     pub(super) logins: Logins,
-    pub(super) suspects: Suspects,
+    pub(super) suspects: Arc<Suspects>,
+    metrics: UpstreamMetrics,
+    life: Lifecycle,
+}
+
+/// What of an upstream's configuration goes into its connections.
+#[derive(Debug, Clone, PartialEq)]
+struct Way {
+    max_connections: usize,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    idle_timeout: Duration,
+    ca: Option<PathBuf>,
+    insecure: bool,
+    proxy: config::Proxy,
 }
 
 /// Leave to fetch a blob.
@@ -94,31 +112,50 @@ impl Client {
         life: &Lifecycle,
     ) -> Result<Client, BadSetup> {
         let (index, registry) = (id.index(), config.registry.clone());
-        let tls = tls::client_config(config).map_err(|fault| BadSetup::Ca {
-            index,
-            registry: registry.clone(),
-            fault,
-        })?;
-        let proxies = Proxies::new(&config.proxy).map_err(|fault| BadSetup::Proxy {
-            index,
-            registry: registry.clone(),
-            fault: fault.to_string(),
-        })?;
+        let wire = Arc::new(wire(index, config, &metrics)?);
         let origin = config.endpoints.len().checked_sub(1);
         let origin = origin.ok_or_else(|| BadSetup::NoEndpoint { index, registry: registry.clone() })?;
         let endpoints = config.endpoints.iter().enumerate();
         let endpoints = endpoints.map(|(place, base)| Endpoint::new(base, place, place == origin)).collect();
-        let wire = Arc::new(Wire::new(config, tls, proxies, Tally::new(metrics, config)));
-        let accounts = config.accounts.iter().map(|account| Account::new(account, &registry)).collect();
-        let logins = Logins::new(Arc::clone(&wire), accounts, &config.token_hosts, life);
         Ok(Client {
             id,
             scheduler: scheduler.clone(),
             registry,
             endpoints,
+            way: Way::of(config),
+            logins: logins(&wire, config, life),
             wire,
-            logins,
-            suspects: Suspects::default(),
+            suspects: Arc::default(),
+            metrics,
+            life: life.clone(),
+        })
+    }
+
+    /// The same upstream by another configuration with the same endpoints and accounts, which stands at `index` in its
+    /// file: what is known of the endpoints goes along, and so do connections that are as good as before. Logins do not:
+    /// each account logs in anew, as its password may be another one. What this client has begun goes on as it was.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn anew(&self, config: &config::Upstream, index: usize) -> Result<Client, BadSetup> {
+        let way = Way::of(config);
+        // What is in the CA's file may have changed although the path has not.
+        let wire = if way == self.way && way.ca.is_none() {
+            Arc::clone(&self.wire)
+        } else {
+            Arc::new(wire(index, config, &self.metrics)?)
+        };
+        Ok(Client {
+            id: self.id,
+            scheduler: self.scheduler.clone(),
+            registry: self.registry.clone(),
+            endpoints: Arc::clone(&self.endpoints),
+            way,
+            logins: logins(&wire, config, &self.life),
+            wire,
+            suspects: Arc::clone(&self.suspects),
+            metrics: self.metrics.clone(),
+            life: self.life.clone(),
         })
     }
 
@@ -352,10 +389,41 @@ impl Client {
     }
 }
 
+impl Way {
+    fn of(config: &config::Upstream) -> Way {
+        Way {
+            max_connections: config.max_connections,
+            connect_timeout: config.connect_timeout,
+            response_timeout: config.response_timeout,
+            idle_timeout: config.idle_timeout,
+            ca: config.ca.clone(),
+            insecure: config.insecure,
+            proxy: config.proxy.clone(),
+        }
+    }
+}
+
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("registry", &self.registry).finish_non_exhaustive()
     }
+}
+
+fn wire(index: usize, config: &config::Upstream, metrics: &UpstreamMetrics) -> Result<Wire, BadSetup> {
+    let registry = || config.registry.clone();
+    let tls = tls::client_config(config);
+    let tls = tls.map_err(|fault| BadSetup::Ca { index, registry: registry(), fault })?;
+    let proxies = Proxies::new(&config.proxy).map_err(|fault| BadSetup::Proxy {
+        index,
+        registry: registry(),
+        fault: fault.to_string(),
+    })?;
+    Ok(Wire::new(config, tls, proxies, Tally::new(metrics.clone(), config)))
+}
+
+fn logins(wire: &Arc<Wire>, config: &config::Upstream, life: &Lifecycle) -> Logins {
+    let accounts = config.accounts.iter().map(|account| Account::new(account, &config.registry)).collect();
+    Logins::new(Arc::clone(wire), accounts, &config.token_hosts, life)
 }
 
 /// The free question about a manifest.

@@ -1,5 +1,6 @@
 //! The scheduler as a whole, with the clock paused.
 
+mod configuring;
 mod trouble;
 
 use std::net::IpAddr;
