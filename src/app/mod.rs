@@ -9,10 +9,12 @@
 //!
 //! While draining, readiness says no, nothing new is accepted, and running transfers finish. What is still
 //! being fetched at the end stays as a partial file, and the next start goes on with it. A second signal ends
-//! the draining at once.
+//! the draining at once. SIGHUP changes what can change meanwhile: see `reload` and `plan`.
 
 mod banner;
 mod descriptors;
+mod plan;
+mod reload;
 mod signals;
 
 use std::future::Future;
@@ -22,8 +24,13 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 
-pub use banner::banner;
+use tokio::signal::unix::Signal;
 
+pub use banner::banner;
+pub use reload::Reread;
+pub use signals::survive_hangups;
+
+use self::reload::{Reloader, Rooms};
 use self::signals::Signals;
 use crate::admin::{self, Admin, AdminHandle};
 use crate::config::Config;
@@ -36,8 +43,8 @@ use crate::telemetry::{self, Metrics};
 
 /// A mirror that is ready to run.
 pub struct House {
-    config: Config,
     life: Lifecycle,
+    reloader: Reloader,
     // The admin's door outlives everything else, so that it can tell how the stop is going.
     admin: AdminHandle,
     admin_addr: SocketAddr,
@@ -45,6 +52,7 @@ pub struct House {
     registry: Registry,
     listeners: Vec<TcpListener>,
     tls: Option<Tls>,
+    limits: Limits,
     server_metrics: ServerMetrics,
 }
 
@@ -63,11 +71,12 @@ const TLS_POLL: Duration = Duration::from_secs(5);
 /// Threads for reads from a cold disk, names to resolve, and the like. Started when needed.
 const SHORT_WORK: usize = 512;
 
-/// Runs a mirror in this process until it is told to stop.
+/// Runs a mirror in this process until it is told to stop. At SIGHUP it takes its configuration from `reread`, which is
+/// `None` where there is no file.
 ///
 /// # Errors
 /// When the house cannot be built: a port in use, a cache directory that cannot be written, a bad CA file.
-pub fn serve(config: Config) -> anyhow::Result<()> {
+pub fn serve(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     telemetry::init_logging(&config.log).context("log.level")?;
     choose_tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -79,9 +88,12 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         // One stream of signals each: both hear the first, the second waits for one more.
         let listen = || Signals::listen().context("listening to signals");
         let (mut first, mut second) = (listen()?, listen()?);
+        let hangups = signals::hangups().context("listening to signals")?;
         let house = House::build(config).await?;
-        descriptors::provide(&house.config);
-        banner(&house.config, &house.addresses(), house.admin_addr);
+        let config = house.reloader.running();
+        descriptors::provide(&config);
+        banner(&config, &house.addresses(), house.admin_addr);
+        house.reload_at(hangups, reread);
         let cut = async {
             second.next().await;
             second.next().await;
@@ -115,9 +127,36 @@ impl House {
         let mirror = Mirror::new(&config, &store, &life, &metrics)?;
         let registry = Registry::new(&config, mirror.clone(), &metrics);
         let server_metrics = ServerMetrics::new(&metrics);
-        let admin = Admin::new(&config, mirror, metrics, life.clone());
+        let limits = Limits::new(config.server.max_connections);
+        limits.slots.keep_count(&life);
+        let admin = Admin::new(&config, mirror.clone(), metrics.clone(), life.clone());
+        let rooms = Rooms {
+            store: store.clone(),
+            mirror,
+            registry: registry.clone(),
+            admin: admin.clone(),
+            slots: limits.slots.clone(),
+        };
+        let reloader = Reloader::new(&config, rooms, &metrics);
         let admin = admin::spawn(admin_listener.into_std()?, admin).context("starting the admin's door")?;
-        Ok(House { config, life, admin, admin_addr, store, registry, listeners, tls, server_metrics })
+        Ok(House {
+            life,
+            reloader,
+            admin,
+            admin_addr,
+            store,
+            registry,
+            listeners,
+            tls,
+            limits,
+            server_metrics,
+        })
+    }
+
+    /// Reads the configuration again at each of `hangups`.
+    fn reload_at(&self, hangups: Signal, reread: Option<Reread>) {
+        let following = self.reloader.clone().follow(hangups, reread, self.life.clone());
+        self.life.spawn("reload the configuration", following);
     }
 
     /// Where clients connect.
@@ -133,11 +172,11 @@ impl House {
     /// Serves until `stop` resolves, then drains until everything has ended, `server.drain_timeout` is over,
     /// or `cut` resolves.
     pub async fn run(self, stop: impl Future<Output = ()>, cut: impl Future<Output = ()>) -> Ended {
-        let House { config, life, admin, store, registry, listeners, tls, server_metrics, .. } = self;
+        let House { life, reloader, admin, store, registry, listeners, tls, limits, server_metrics, .. } =
+            self;
         if let Some(tls) = &tls {
             tls.watch(&life, TLS_POLL);
         }
-        let limits = Limits::new(config.server.max_connections);
         for listener in listeners {
             let registry = registry.clone();
             let handler = move |request| registry.clone().handle(request);
@@ -146,7 +185,7 @@ impl House {
         }
         life.enter(Phase::Ready);
         stop.await;
-        let ended = drain(&life, config.server.drain_timeout, cut).await;
+        let ended = drain(&life, reloader.running().server.drain_timeout, cut).await;
         store.close().await;
         life.enter(Phase::Stopped);
         admin.stop().await;

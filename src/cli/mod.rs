@@ -90,7 +90,7 @@ pub fn run() -> ExitCode {
 
 fn execute(cli: &Cli) -> Report {
     let outcome = match &cli.command {
-        None | Some(Command::Serve) => cli.options.load().map(serve::serve),
+        None | Some(Command::Serve) => serve::serve(&cli.options),
         Some(Command::Check(arguments)) if arguments.online => {
             Ok(check::check(cli.options.load_online(), *arguments))
         }

@@ -1,8 +1,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueHint};
 
+use crate::app::Reread;
 use crate::config::{Config, Faults, Objections, Overrides, Setting};
 use crate::telemetry::check_filter;
 
@@ -10,7 +12,7 @@ const CONFIG_VARIABLE: &str = "TIDELOCK_CONFIG";
 
 /// The configuration, as every command takes it. The environment is read by `config`, not by clap, so that
 /// a fault can name the variable that it came from.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct Options {
     /// The configuration file [env: TIDELOCK_CONFIG]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -59,12 +61,21 @@ impl Options {
         self.load_and(|config| object(config).into_iter().chain(offline(config)).collect())
     }
 
+    /// Loads it once more whenever it is called, by the same flags and environment; `None` where there is no file.
+    pub(super) fn reread(&self) -> Option<Reread> {
+        let options = self.clone();
+        self.path().map(|_| -> Reread { Arc::new(move || options.load()) })
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        let variable = std::env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.config.clone().or(variable)
+    }
+
     fn load_and(&self, object: impl FnOnce(&Config) -> Objections) -> Result<Config, Faults> {
         let mut overrides = self.flags();
         overrides.environment(|name| std::env::var_os(name));
-        let variable = std::env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        let path = self.config.clone().or(variable);
-        Config::load_and(path.as_deref(), &overrides, object)
+        Config::load_and(self.path().as_deref(), &overrides, object)
     }
 
     fn flags(&self) -> Overrides {

@@ -134,8 +134,8 @@ impl Scrubber {
 
     fn next_suspect(&self) -> Option<Digest> {
         let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = suspects.iter().next().copied();
-        next.inspect(|digest| drop(suspects.remove(digest)))
+        let next = suspects.iter().next().copied()?;
+        suspects.take(&next)
     }
 
     fn state(&self) -> MutexGuard<'_, Scrub> {

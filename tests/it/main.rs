@@ -29,6 +29,7 @@ mod pull_manifest;
 mod ranges;
 mod recovery;
 mod redirects;
+mod reload;
 mod rot;
 mod routing;
 mod serve;

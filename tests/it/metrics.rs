@@ -136,6 +136,9 @@ async fn known_series_are_there_from_the_start() {
     }
     wanted.extend(kinds.map(|kind| request_series("none", kind, "denied")));
     wanted.push("tidelock_evicted_bytes_total{reason=\"size\"}".to_owned());
+    for outcome in ["applied", "refused"] {
+        wanted.push(format!("tidelock_config_reloads_total{{outcome=\"{outcome}\"}}"));
+    }
     for reason in ["full", "read_only", "descriptors", "disk"] {
         wanted.push(format!("tidelock_cache_failing{{reason=\"{reason}\"}}"));
     }
@@ -156,6 +159,8 @@ async fn known_series_are_there_from_the_start() {
     }
     assert_eq!(known["tidelock_cache_limit_bytes"], (1u64 << 30) as f64);
     assert_eq!(sum(&known, "tidelock_build_info"), 1.0);
+    assert_eq!(known["tidelock_config_last_reload_successful"], 1.0);
+    assert!(known["tidelock_config_last_reload_success_timestamp_seconds"] > 1.7e9);
     // Nothing is known to be 0 that is then counted under another name.
     let counters = known.iter().filter(|(name, _)| name.starts_with("tidelock_") && name.contains("_total"));
     assert!(counters.clone().count() > 100);
