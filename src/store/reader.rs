@@ -46,7 +46,7 @@ struct Walk {
     blob: Blob,
     at: u64,
     end: u64,
-    /// Where the hash decides; elsewhere the file must be the same at the end.
+    /// Where the hash decides; elsewhere the file must be as it was at the end.
     hasher: Option<Hasher>,
 }
 
@@ -171,7 +171,7 @@ impl Walk {
 
     /// Whether the last piece may go out.
     async fn verdict(&mut self) -> io::Result<()> {
-        let Blob { inner, digest, seen, .. } = &self.blob;
+        let Blob { inner, digest, file, seen, .. } = &self.blob;
         let hashed = self.hasher.take().map(Hasher::finish);
         if hashed.is_some_and(|actual| actual != *digest) {
             self.expel("its content does not match its digest").await;
@@ -179,7 +179,10 @@ impl Walk {
                 "the cached blob is damaged; it is fetched again when it is asked for",
             ));
         }
-        if Seen::at(&inner.tree.blob(digest)) != Some(*seen) {
+        // The file itself and not its name, which eviction may have taken just before this reader came. In quarantine it
+        // is where somebody else has found it damaged meanwhile.
+        let is_condemned = || Seen::at(&inner.tree.quarantined(digest)) == Some(*seen);
+        if Seen::of(&file.metadata()?) != *seen || is_condemned() {
             inner.scrubber.suspect(*digest);
             return Err(io::Error::other("the cached blob was changed while it was read"));
         }

@@ -189,6 +189,20 @@ async fn the_least_recently_used_goes_and_readers_are_not_cut() {
     end(store, life).await;
 }
 
+/// Eviction had chosen the blob before the reader came, and takes its name before the reader is at the end.
+#[tokio::test]
+async fn a_reader_that_comes_while_it_is_evicted_is_not_cut() {
+    let house = House::new(1 << 20);
+    let (store, life) = house.start();
+    for (seed, length) in [(1, 300_000), (2, 1_000)] {
+        let digest = keep(&store, seed, length).await;
+        let reader = store.open_blob(&digest).await.unwrap();
+        fs::remove_file(store.0.tree.blob(&digest)).unwrap();
+        assert_eq!(read(&reader).await, blob(seed, length).1);
+    }
+    end(store, life).await;
+}
+
 #[tokio::test]
 async fn what_can_never_fit_is_refused_and_evicts_nothing() {
     let house = House::new(3000);
