@@ -1,5 +1,6 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::time::Instant;
@@ -15,15 +16,26 @@ use super::metrics::StoreMetrics;
 /// ```
 #[derive(Debug)]
 pub(super) struct Health {
-    failing: Mutex<Option<Failing>>,
+    state: Mutex<State>,
     metrics: StoreMetrics,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    failing: Option<Failing>,
+    /// What the log was last told, and when.
+    told: Option<(Cause, Instant)>,
 }
 
 #[derive(Debug)]
 struct Failing {
     cause: Cause,
     since: Instant,
+    is_told: bool,
 }
+
+/// What comes and goes every few seconds is not told each time.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Why nothing can be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +52,7 @@ pub(super) enum Cause {
 
 impl Health {
     pub(super) fn new(metrics: StoreMetrics) -> Health {
-        Health { failing: Mutex::default(), metrics }
+        Health { state: Mutex::default(), metrics }
     }
 
     /// Whether it is worth trying to keep something.
@@ -48,14 +60,14 @@ impl Health {
     /// # Errors
     /// [`Error::Failing`].
     pub(super) fn may_try(&self) -> Result<(), Error> {
-        match self.lock().as_ref() {
+        match &self.lock().failing {
             Some(failing) => Err(Error::Failing(failing.cause.advice())),
             None => Ok(()),
         }
     }
 
     pub(super) fn is_failing(&self) -> bool {
-        self.lock().is_some()
+        self.lock().failing.is_some()
     }
 
     /// Takes note of why something could not be kept, where that is the disk's doing.
@@ -70,27 +82,31 @@ impl Health {
 
     fn failed(&self, cause: Cause, error: &Error) {
         self.metrics.failures.inc();
-        let mut failing = self.lock();
-        if failing.as_ref().is_some_and(|known| known.cause == cause) {
-            return;
+        let mut state = self.lock();
+        let known = state.failing.take();
+        let since = known.as_ref().map_or_else(Instant::now, |known| known.since);
+        let mut is_told = known.is_some_and(|known| known.cause == cause && known.is_told);
+        if !is_told && state.told.is_none_or(|(told, at)| told != cause || at.elapsed() >= TOLD_EVERY) {
+            tracing::error!(%error, "{}; pulls go on uncached until that is over", cause.advice());
+            (is_told, state.told) = (true, Some((cause, Instant::now())));
         }
-        tracing::error!(%error, "{}; pulls go on uncached until that is over", cause.advice());
         self.metrics.failing(Some(cause));
-        let since = failing.as_ref().map_or_else(Instant::now, |known| known.since);
-        *failing = Some(Failing { cause, since });
+        state.failing = Some(Failing { cause, since, is_told });
     }
 
     /// Something was kept.
     pub(super) fn worked(&self) {
-        if let Some(failing) = self.lock().take() {
+        let mut state = self.lock();
+        let Some(failing) = state.failing.take() else { return };
+        self.metrics.failing(None);
+        if failing.is_told {
             tracing::info!(after = ?failing.since.elapsed(), "the cache takes what is pulled again");
-            self.metrics.failing(None);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Failing>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // Put in and taken out whole.
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,5 +161,47 @@ impl Cause {
             }
             Cause::Disk => "the cache's disk fails; the system's log says more",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    fn fail(health: &Health, errno: Errno) {
+        let _ = health.note(Err::<(), _>(Error::io("writing")(errno.into())));
+    }
+
+    fn last_told(health: &Health) -> Option<(Cause, Instant)> {
+        health.lock().told
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_and_goes_is_told_once_a_minute() {
+        let health = Health::new(StoreMetrics::new(&Metrics::default()));
+        fail(&health, Errno::NOSPC);
+        let first = last_told(&health);
+        assert!(first.is_some_and(|(cause, _)| cause == Cause::Full) && health.is_failing());
+        for _ in 0..11 {
+            tokio::time::advance(Duration::from_secs(5)).await;
+            health.worked();
+            assert!(!health.is_failing());
+            fail(&health, Errno::NOSPC);
+            assert_eq!(last_told(&health), first);
+        }
+        fail(&health, Errno::ROFS);
+        assert!(
+            last_told(&health).is_some_and(|(cause, _)| cause == Cause::ReadOnly),
+            "that is something else"
+        );
+        fail(&health, Errno::NOSPC);
+        health.worked();
+        fail(&health, Errno::NOSPC);
+        let second = last_told(&health);
+        tokio::time::advance(TOLD_EVERY).await;
+        assert_eq!(last_told(&health), second);
+        fail(&health, Errno::NOSPC);
+        assert_ne!(last_told(&health), second, "what lasts is told in the end");
     }
 }

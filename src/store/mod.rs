@@ -292,7 +292,7 @@ impl Store {
     /// # Errors
     /// The index's.
     pub async fn add_link(&self, repository: &Repository, digest: Digest, link: Link) -> Result<(), Error> {
-        self.0.index.change(Change::Linked(repository.clone(), digest, link)).await
+        self.0.change(Change::Linked(repository.clone(), digest, link)).await
     }
 
     /// What `name` means in `repository`, however long ago that was confirmed.
@@ -313,7 +313,7 @@ impl Store {
         if let Some(old) = self.name(repository, name).filter(|old| old.digest == stamp.digest) {
             stamp.since = old.since;
         }
-        self.0.index.change(Change::Named(repository.clone(), name.clone(), stamp.clone())).await?;
+        self.0.change(Change::Named(repository.clone(), name.clone(), stamp.clone())).await?;
         Ok(stamp)
     }
 
@@ -322,7 +322,7 @@ impl Store {
     /// # Errors
     /// The index's.
     pub async fn remove_name(&self, repository: &Repository, name: &Name) -> Result<(), Error> {
-        self.0.index.change(Change::Unnamed(repository.clone(), name.clone())).await
+        self.0.change(Change::Unnamed(repository.clone(), name.clone())).await
     }
 
     /// What another room noted under `name`.
@@ -336,7 +336,7 @@ impl Store {
     /// # Errors
     /// The index's.
     pub async fn set_note(&self, name: &str, note: Vec<u8>) -> Result<(), Error> {
-        self.0.index.change(Change::Noted(name.to_owned(), note)).await
+        self.0.change(Change::Noted(name.to_owned(), note)).await
     }
 
     /// Every repository in which a name is remembered, in order.
@@ -378,6 +378,12 @@ impl Inner {
     /// The name of this one is gone; the index is told so once that survives a power cut.
     fn settle_later(&self, digest: Digest) {
         self.removed().push(digest);
+    }
+
+    /// Changes what only the index holds.
+    async fn change(&self, change: Change) -> Result<(), Error> {
+        let changed = self.index.change(change).await;
+        self.health.note(changed)
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::claims::Claim;
+use super::reader::HOLD_BACK;
 use super::space::Reservation;
 use super::{Error, Inner, disk};
 use crate::oci::{Digest, Hasher};
@@ -27,6 +28,8 @@ pub struct Partial {
     kept: u64,
     accepted: u64,
     room: Option<Reservation>,
+    // On disk too, where the file system can.
+    is_set_aside: bool,
     chunks: Option<mpsc::Sender<Bytes>>,
     writer: JoinHandle<io::Result<Written>>,
     committed: watch::Receiver<u64>,
@@ -88,7 +91,9 @@ impl Partial {
         drop(leftover);
         let room = inner.make_room(total.unwrap_or(kept.max(GROWTH))).await.inspect_err(unname)?;
         room.written().fetch_add(kept, Ordering::AcqRel);
-        set_aside(&file, total).map_err(Error::io("setting room aside")).inspect_err(unname)?;
+        let aside = set_aside(&file, total).map_err(Error::io("setting room aside")).inspect_err(unname)?;
+        // The file system shows it as used from now on: counted twice, others would not fit.
+        room.written().fetch_add(aside, Ordering::AcqRel);
         let file = Arc::new(file);
         let (chunks, inbox) = mpsc::channel(QUEUE);
         let (committed, watcher) = watch::channel(0);
@@ -106,6 +111,7 @@ impl Partial {
             kept,
             accepted: kept,
             room: Some(room),
+            is_set_aside: total.is_some(),
             chunks: Some(chunks),
             writer,
             committed: watcher,
@@ -133,12 +139,22 @@ impl Partial {
     /// before it is half written.
     ///
     /// # Errors
-    /// [`Error::NoRoom`].
+    /// [`Error::NoRoom`], or the disk's.
     pub async fn expect(&mut self, total: u64) -> Result<(), Error> {
-        match self.room.as_mut() {
-            Some(room) if total > room.bytes() => self.inner.grow(room, total - room.bytes()).await,
-            _ => Ok(()),
+        let made = self.make_room(total).await;
+        self.inner.health.note(made)
+    }
+
+    async fn make_room(&mut self, total: u64) -> Result<(), Error> {
+        let Some(room) = &mut self.room else { return Ok(()) };
+        if total > room.bytes() {
+            self.inner.grow(room, total - room.bytes()).await?;
         }
+        if !self.is_set_aside {
+            let aside = set_aside(&self.file, Some(total)).map_err(Error::io("setting room aside"))?;
+            room.written().fetch_add(aside, Ordering::AcqRel);
+        }
+        Ok(())
     }
 
     /// Takes the next bytes; waits while the disk is behind.
@@ -146,6 +162,11 @@ impl Partial {
     /// # Errors
     /// When there is no room or the disk fails.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
+        let taken = self.take_in(bytes).await;
+        self.inner.health.note(taken)
+    }
+
+    async fn take_in(&mut self, bytes: Bytes) -> Result<(), Error> {
         let after = self.accepted + bytes.len() as u64;
         if let Some(room) = &mut self.room {
             // Else the file system and the sums would both count what is on disk by now.
@@ -170,7 +191,8 @@ impl Partial {
     /// [`Error::Mismatch`], or the disk's.
     pub async fn prove(&mut self) -> Result<u64, Error> {
         self.chunks = None;
-        let written = self.end_of_writing().await.map_err(Error::io("writing a partial file"))?;
+        let written = self.end_of_writing().await.map_err(Error::io("writing a partial file"));
+        let written = self.inner.health.note(written)?;
         self.claim = Some(written.claim);
         if written.digest == self.digest {
             return Ok(written.length);
@@ -281,12 +303,11 @@ impl Pen {
     }
 }
 
-/// Less is written before a disk could fill up.
-const WORTH_SETTING_ASIDE: u64 = 1 << 20;
-
-fn set_aside(file: &File, total: Option<u64>) -> io::Result<()> {
+/// Of how much blocks were set aside. What is no longer than the hold-back needs none: no byte of it has gone out when a
+/// disk that is full is noticed, and it still can pass through uncached.
+fn set_aside(file: &File, total: Option<u64>) -> io::Result<u64> {
     match total {
-        Some(total) if total >= WORTH_SETTING_ASIDE => disk::set_aside(file, total).map(drop),
-        _ => Ok(()),
+        Some(total) if total > HOLD_BACK && disk::set_aside(file, total)? => Ok(total),
+        _ => Ok(0),
     }
 }
