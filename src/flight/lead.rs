@@ -73,7 +73,8 @@ impl Seat {
         let (linked, promoted) = tokio::join!(biased; linked, partial.promote(total));
         let kept = linked.and(promoted);
         if let Err(error) = kept {
-            tracing::warn!(digest = %order.digest, %error, "a fetched blob could not be kept");
+            // The store has said so, once.
+            tracing::debug!(digest = %order.digest, %error, "a fetched blob could not be kept");
         }
     }
 }

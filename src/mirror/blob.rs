@@ -8,7 +8,7 @@ use crate::flight::{self, Follower, HOLD_BACK, Order, Role};
 use crate::oci::{Digest, Repository};
 use crate::routing::Target;
 use crate::scheduler::Errand;
-use crate::upstream;
+use crate::{store, upstream};
 
 /// What came of joining a flight.
 enum Boarded {
@@ -22,6 +22,8 @@ enum Boarded {
     /// It was refused to somebody else, who may have been held less, or for longer by now.
     Refused(Error),
 }
+
+const NOT_KEPT: &str = "a blob cannot be kept; it passes through uncached";
 
 /// How often a flight through another repository may fail before this request goes its own way.
 const MOST_TRIES: usize = 3;
@@ -143,7 +145,11 @@ impl Inner {
                 Ok(Boarded::Coming(BlobAnswer { size, content: Some(Content::Growing(follower)), served }))
             }
             Err(flight::Error::Store(error)) => {
-                tracing::warn!(%digest, %error, "a blob cannot be kept; it passes through uncached");
+                match error {
+                    store::Error::NoRoom { .. } => tracing::warn!(%digest, %error, "{NOT_KEPT}"),
+                    // The store has said so, once.
+                    _ => tracing::debug!(%digest, %error, "{NOT_KEPT}"),
+                }
                 Ok(Boarded::NoRoom)
             }
             // An earlier flight left it just now: the next look into the store finds it (I5).

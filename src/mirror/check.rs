@@ -175,7 +175,7 @@ impl Inner {
             Ok(stamp) => match self.store.set_name(&target.repository, name, stamp.clone()).await {
                 Ok(stamp) => Checked::Confirmed(stamp),
                 Err(error) => {
-                    tracing::warn!(repository = %target.repository, %name, %error, "a name could not be kept");
+                    tracing::debug!(repository = %target.repository, %name, %error, "a name could not be kept");
                     Checked::Confirmed(stamp)
                 }
             },

@@ -230,7 +230,7 @@ impl Inner {
         let (linked, put) = tokio::join!(biased; linked, put);
         let kept = linked.and(put);
         if let Err(error) = kept {
-            tracing::warn!(%digest, repository = %target.repository, %error, "a manifest could not be kept");
+            tracing::debug!(%digest, repository = %target.repository, %error, "a manifest could not be kept");
         }
     }
 

@@ -270,7 +270,7 @@ impl Inner {
     async fn remember_link(&self, target: &Target, digest: &Digest, link: Link) {
         let outcome = self.store.add_link(&target.repository, *digest, link).await;
         if let Err(error) = outcome {
-            tracing::warn!(%digest, repository = %target.repository, %error, "a proof could not be kept");
+            tracing::debug!(%digest, repository = %target.repository, %error, "a proof could not be kept");
         }
     }
 

@@ -92,7 +92,7 @@ async fn keep(store: &Store, lane: &Lane) {
     }
     let bytes = serde_json::to_vec(&note).expect("numbers and texts are JSON");
     if let Err(error) = store.set_note(&name(lane), bytes).await {
-        tracing::warn!(registry = lane.registry, %error, "what is left of the pull quota could not be written down");
+        tracing::debug!(registry = lane.registry, %error, "what is left of the pull quota could not be written down");
     }
 }
 

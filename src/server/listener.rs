@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use super::ServerMetrics;
 use crate::backoff::Backoff;
@@ -47,8 +48,18 @@ pub(super) struct Acceptor {
     listener: TcpListener,
     metrics: ServerMetrics,
     /// Set while accepting fails.
-    trouble: Option<Backoff>,
+    trouble: Option<Trouble>,
+    /// When that was last told.
+    told: Option<Instant>,
 }
+
+struct Trouble {
+    backoff: Backoff,
+    is_told: bool,
+}
+
+/// Where every other connection fails, for want of open files, it is not told each time.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Listens on `addr`; port 0 takes any free one. Called before anything runs, so that a port in use is an error
 /// before the house stands. `[::]` takes IPv4 as well.
@@ -67,7 +78,7 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
 
 impl Acceptor {
     pub(super) fn new(listener: TcpListener, metrics: ServerMetrics) -> Acceptor {
-        Acceptor { listener, metrics, trouble: None }
+        Acceptor { listener, metrics, trouble: None, told: None }
     }
 
     /// The next connection. Failures are counted and slept over, never passed on. Cancel-safe.
@@ -75,7 +86,7 @@ impl Acceptor {
         loop {
             match self.listener.accept().await {
                 Ok(connection) => {
-                    if self.trouble.take().is_some() {
+                    if self.trouble.take().is_some_and(|trouble| trouble.is_told) {
                         tracing::info!("accepting connections again");
                     }
                     return connection;
@@ -90,14 +101,18 @@ impl Acceptor {
         if is_the_clients(error) {
             return;
         }
-        let backoff = self.trouble.get_or_insert_with(|| {
+        let trouble = self.trouble.get_or_insert_with(|| Trouble {
+            backoff: Backoff::new(Duration::from_millis(10), Duration::from_secs(1)),
+            is_told: false,
+        });
+        if !trouble.is_told && self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            (trouble.is_told, self.told) = (true, Some(Instant::now()));
             tracing::error!(
                 %error,
                 "cannot accept connections, trying again. Out of file descriptors? See LimitNOFILE or ulimit -n"
             );
-            Backoff::new(Duration::from_millis(10), Duration::from_secs(1))
-        });
-        tokio::time::sleep(backoff.wait()).await;
+        }
+        tokio::time::sleep(trouble.backoff.wait()).await;
     }
 }
 
