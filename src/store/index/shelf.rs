@@ -184,7 +184,9 @@ impl Shelf {
         }
         open.turn += 1;
         // One file has one database at a time.
-        open.db.take().map(close);
+        if let Some(db) = open.db.take() {
+            close(db);
+        }
         let trouble = match (trouble, open.mode) {
             // What cannot even be read is of no use any more.
             (Trouble::Disk(error), Mode::Frozen) => Trouble::Damage(error.to_string()),
