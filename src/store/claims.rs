@@ -44,6 +44,11 @@ impl Claims {
         is_free.then(|| Claim { claims: Arc::clone(self), digest })
     }
 
+    /// What is claimed now.
+    pub(super) fn all(&self) -> Vec<Digest> {
+        self.lock().iter().copied().collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -207,6 +207,11 @@ impl Readers {
         self.lock().contains_key(digest)
     }
 
+    /// What is being read now.
+    pub(super) fn all(&self) -> Vec<Digest> {
+        self.lock().keys().copied().collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,6 @@
 //! Making room: what goes when something new comes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::claims::Claim;
@@ -9,29 +10,41 @@ use super::space::Reservation;
 use super::{Error, Inner, disk};
 use crate::oci::Digest;
 
+/// Blobs that go together: enough to share the index's syncs, few enough for the memory, and for others to get a turn.
+const MOST_AT_ONCE: usize = 1_000;
+
+/// Turns of evicting for one wish: where so much must go that it takes longer, since the limit was lowered, say, the
+/// pull goes on uncached, and upkeep evicts the rest.
+const MOST_TURNS: usize = 32;
+
+/// Removed files whose folders are not synced yet: a start after a kill looks for each of them.
+const MOST_UNSETTLED: usize = 16_000;
+
 impl Inner {
     /// Takes room for `bytes`, evicting what was used least recently where there is none.
     pub(super) async fn make_room(&self, bytes: u64) -> Result<Reservation, Error> {
-        loop {
+        for _ in 0..MOST_TURNS {
             match self.space.take(bytes) {
                 Ok(room) => return Ok(room),
                 Err(_) => self.evict(bytes).await?,
             }
         }
+        Err(Error::NoRoom { wanted: bytes, limit: self.space.limit() })
     }
 
     /// The same for a reservation that must grow.
     pub(super) async fn grow(&self, room: &mut Reservation, more: u64) -> Result<(), Error> {
-        loop {
+        for _ in 0..MOST_TURNS {
             match room.grow(more) {
                 Ok(()) => return Ok(()),
                 Err(_) => self.evict(more).await?,
             }
         }
+        Err(Error::NoRoom { wanted: more, limit: self.space.limit() })
     }
 
-    /// Takes out leftovers, or as many blobs as make room for `wanted` bytes, unless there is room by now. Where
-    /// they would not make enough, nothing goes.
+    /// Takes out leftovers, or as many blobs as make room for `wanted` bytes, a thousand at most: whoever needs more
+    /// asks again. Where all that may go would not make enough, nothing goes.
     async fn evict(&self, wanted: u64) -> Result<(), Error> {
         let limit = self.space.limit();
         if wanted > limit {
@@ -40,26 +53,21 @@ impl Inner {
         let _one_at_a_time = self.evicting.lock().await;
         // Counted anew: who had the lock before may have made room for us too.
         let Some(missing) = self.space.missing(wanted) else { return Ok(()) };
+        if missing.bytes == 0 {
+            return Err(Error::NoRoom { wanted, limit });
+        }
         // What is damaged is of no use to anybody.
         if self.quarantine.drop_older(u64::MAX, self) {
             return Ok(());
         }
         self.flush_used().await;
-        let mut victims = Vec::new();
-        self.index.oldest(missing.bytes, |digest, entry| match self.may_go(digest) {
-            Some(claim) => {
-                victims.push((*digest, entry, claim));
-                true
-            }
-            None => false,
-        });
+        let victims = self.victims(missing.bytes);
         // A partial download goes like a blob of its age, and before the wish is refused.
-        let is_enough = victims.iter().map(|(_, entry, _)| entry.size).sum::<u64>() >= missing.bytes;
         let oldest = victims.first().map_or(u64::MAX, |(_, entry, _)| entry.last_use);
-        if self.leftovers.drop_older(if is_enough { oldest } else { u64::MAX }, self) {
+        if self.leftovers.drop_older(oldest, self) {
             return Ok(());
         }
-        if is_enough {
+        if !victims.is_empty() {
             return self.take_out(victims).await;
         }
         // All that may go would go in vain.
@@ -67,6 +75,31 @@ impl Inner {
             true => Error::Full { wanted, min_free: self.space.min_free() },
             false => Error::NoRoom { wanted, limit },
         })
+    }
+
+    /// The first to go where so many bytes must; none where all that may go are not enough.
+    fn victims(&self, bytes: u64) -> Vec<(Digest, Entry, Claim)> {
+        let mut victims = Vec::new();
+        if bytes > self.may_go_in_all() {
+            return victims;
+        }
+        self.index.oldest(bytes, MOST_AT_ONCE, |digest, entry| match self.may_go(digest) {
+            Some(claim) => {
+                victims.push((*digest, entry, claim));
+                true
+            }
+            None => false,
+        });
+        let sum: u64 = victims.iter().map(|(_, entry, _)| entry.size).sum();
+        if sum >= bytes || victims.len() == MOST_AT_ONCE { victims } else { Vec::new() }
+    }
+
+    /// The bytes of all blobs but those that are read, written, found or taken out at this moment. These are few, and
+    /// the others may be a million.
+    fn may_go_in_all(&self) -> u64 {
+        let busy: HashSet<Digest> = self.readers.all().into_iter().chain(self.claims.all()).collect();
+        let busy = busy.iter().filter_map(|digest| self.index.entry(digest));
+        self.index.totals().sums().bytes.saturating_sub(busy.map(|entry| entry.size).sum())
     }
 
     /// The index forgets them first: a crash in between leaves files that the next start counts again. Their claims
@@ -81,11 +114,19 @@ impl Inner {
             self.doubtful().extend(rooms);
             return Err(error);
         }
-        for (digest, entry, _claim) in victims {
+        let paths: Vec<_> = victims.iter().map(|(digest, ..)| self.tree.blob(digest)).collect();
+        let rid = move || paths.iter().map(|path| disk::rid(path)).collect();
+        // On a thread of its own: freeing the blocks of a large file takes its time.
+        let gone: Vec<bool> = tokio::task::spawn_blocking(rid).await.unwrap_or_default();
+        let gone = gone.into_iter().chain(std::iter::repeat(false));
+        for ((digest, entry, _claim), is_gone) in victims.into_iter().zip(gone) {
             let room = self.space.reserved(entry.size);
             self.documents.invalidate(&digest).await;
             self.proven.invalidate(&digest);
-            if !self.unlink(digest).await {
+            if is_gone {
+                self.settle_later(digest);
+            } else {
+                tracing::debug!(%digest, "an evicted blob could not be removed");
                 // It takes room on, and comes back into the index.
                 self.doubtful().push((digest, room));
             }
@@ -93,19 +134,10 @@ impl Inner {
             tracing::debug!(%digest, size = entry.size, "evicted");
         }
         self.space.show();
-        Ok(())
-    }
-
-    /// On a thread of its own: freeing the blocks of a large file takes its time.
-    async fn unlink(&self, digest: Digest) -> bool {
-        let path = self.tree.blob(&digest);
-        let is_gone = tokio::task::spawn_blocking(move || disk::rid(&path)).await.unwrap_or(false);
-        if is_gone {
-            self.settle_later(digest);
-        } else {
-            tracing::debug!(%digest, "an evicted blob could not be removed");
+        if self.removed().len() >= MOST_UNSETTLED {
+            self.settle().await;
         }
-        is_gone
+        Ok(())
     }
 
     /// What is read is never cut off, what is being written again is about to be used, and so is what a pull under way

@@ -30,7 +30,7 @@ struct Limits {
 /// What stands in the way of more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shortfall {
-    /// So many bytes must go first.
+    /// So many bytes must go first; 0 where it is not known yet what there is, and for that reason alone nothing may come.
     pub(super) bytes: u64,
     /// It is the file system that has too little, and not the limit that is reached.
     pub(super) is_full: bool,
@@ -93,14 +93,16 @@ impl Space {
     fn shortfall(&self, blobs: &Sums, taken: &Taken, wanted: u64) -> Option<Shortfall> {
         let Limits { bytes: limit, min_free } = self.limits();
         let file_system = file_system(&self.root);
-        // What nobody has counted is on the file system: it cannot be more than all that is there.
+        // What nobody has counted is on the file system: it cannot be more than all that is there. But what is there
+        // may be anybody's, so nothing is evicted for it.
         let uncounted = file_system.filter(|_| !blobs.is_whole).map_or(0, |it| it.used);
         let held = blobs.bytes.saturating_add(taken.reserved);
-        let over_limit = held.max(uncounted).saturating_add(wanted).saturating_sub(limit);
+        let over_limit = held.saturating_add(wanted).saturating_sub(limit);
         let needed = min_free.saturating_add(taken.unwritten).saturating_add(wanted);
         let over_free = file_system.map_or(0, |it| needed.saturating_sub(it.free));
         let bytes = over_limit.max(over_free);
-        (bytes > 0).then_some(Shortfall { bytes, is_full: over_free > over_limit })
+        let may_be_over = uncounted.saturating_add(wanted) > limit;
+        (bytes > 0 || may_be_over).then_some(Shortfall { bytes, is_full: over_free > over_limit })
     }
 
     /// Takes room for `wanted` bytes.

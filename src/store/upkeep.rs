@@ -17,15 +17,25 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 /// How often use times go to the index, a failing disk is tried again, and the rest is looked after.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// Blobs of the tree that are put into the index together: one by one a million of them would take hours, and while
+/// too many are on their way whoever has something else to put there waits.
+const FOUND_AT_ONCE: usize = 1_000;
+
+/// Use times that are written together.
+const USED_AT_ONCE: usize = 2_000;
+
 /// What a disk that failed must take before it is trusted again.
 const PROBE: usize = 64 << 10;
 
 /// Looks after the store until it is told to stop.
 pub(super) async fn look_after(inner: Arc<Inner>, life: Lifecycle) {
     loop {
+        let before = inner.index.totals().sums().count;
         inner.tidy().await;
+        // A limit that was lowered by much takes many turns; a stop may come in between.
+        let goes_on = inner.index.totals().sums().count < before && inner.space.missing(0).is_some();
         tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(if goes_on { Duration::ZERO } else { EVERY }) => {}
             () = life.stopping() => return,
         }
     }
@@ -98,18 +108,19 @@ impl Inner {
         self.index.change(Change::Settled(Vec::new())).await
     }
 
+    /// In parts, so that nobody else who changes the index waits for all of them.
     pub(super) async fn flush_used(&self) {
         let used: Vec<(Digest, u64)> = self.used().drain().collect();
-        if !used.is_empty()
-            && let Err(error) = self.index.change(Change::Used(used)).await
-        {
-            tracing::debug!(%error, "use times could not be written");
+        for some in used.chunks(USED_AT_ONCE) {
+            if let Err(error) = self.index.change(Change::Used(some.to_vec())).await {
+                return tracing::debug!(%error, "use times could not be written");
+            }
         }
     }
 
     /// Files that were removed are gone for good once their folders are on disk; until then the index keeps them in
     /// mind, so that none that comes back at a power cut goes uncounted.
-    async fn settle(&self) {
+    pub(super) async fn settle(&self) {
         let removed = std::mem::take(&mut *self.removed());
         if removed.is_empty() {
             return;
@@ -138,7 +149,7 @@ impl Inner {
                 return false;
             }
             let folder = self.tree.algorithm(algorithm).join(format!("{byte:02x}"));
-            match self.look_through_folder(algorithm, folder).await {
+            match self.look_through_folder(algorithm, folder, life).await {
                 Ok(count) => found += count,
                 Err(error) => {
                     tracing::debug!(%error, "the cache could not be looked through");
@@ -146,7 +157,7 @@ impl Inner {
                 }
             }
         }
-        if self.index.change(Change::Whole).await.is_err() {
+        if life.is_stopping() || self.index.change(Change::Whole).await.is_err() {
             return false;
         }
         if found > 0 {
@@ -155,19 +166,29 @@ impl Inner {
         true
     }
 
-    /// Together, so that all blobs of a folder share one sync of the index: one by one a million of them would take
-    /// hours.
     async fn look_through_folder(
         self: &Arc<Self>,
         algorithm: Algorithm,
         folder: PathBuf,
+        life: &Lifecycle,
     ) -> Result<usize, Error> {
-        let inner = Arc::clone(self);
-        let unknown = tokio::task::spawn_blocking(move || inner.unknown_in(algorithm, &folder)).await;
+        let (inner, life) = (Arc::clone(self), life.clone());
+        let unknown = tokio::task::spawn_blocking(move || inner.unknown_in(algorithm, &folder, &life)).await;
+        let unknown = unknown.map_err(io::Error::other).and_then(|unknown| unknown);
+        let unknown = unknown.map_err(Error::io("looking through the cache"))?;
+        let mut found = 0;
+        for some in unknown.chunks(FOUND_AT_ONCE) {
+            found += self.take_in(some).await?;
+        }
+        Ok(found)
+    }
+
+    /// Counts files that the index did not know a moment ago.
+    async fn take_in(&self, unknown: &[(Digest, Entry)]) -> Result<usize, Error> {
         // Whoever has a claim on one of the others writes, finds or removes it at this moment, and counts it.
-        let claimed = unknown.unwrap_or_default().into_iter().filter_map(|(digest, entry)| {
-            let claim = self.claims.try_claim(digest)?;
-            self.index.entry(&digest).is_none().then_some((digest, entry, claim))
+        let claimed = unknown.iter().filter_map(|(digest, entry)| {
+            let claim = self.claims.try_claim(*digest)?;
+            self.index.entry(digest).is_none().then_some((*digest, *entry, claim))
         });
         let claimed: Vec<_> = claimed.collect();
         if claimed.is_empty() {
@@ -179,14 +200,24 @@ impl Inner {
         Ok(claimed.len())
     }
 
-    fn unknown_in(&self, algorithm: Algorithm, folder: &Path) -> Vec<(Digest, Entry)> {
-        let files = fs::read_dir(folder).into_iter().flatten().flatten();
-        let unknown = files.filter_map(|file| {
-            let digest = Digest::from_hex(algorithm, file.file_name().to_str()?).ok()?;
-            let is_unknown = self.index.entry(&digest).is_none();
-            let data = is_unknown.then(|| file.metadata().ok())??;
-            Some((digest, Tree::entry(&data)?))
-        });
-        unknown.collect()
+    /// All of them, unless the process is to stop.
+    fn unknown_in(
+        &self,
+        algorithm: Algorithm,
+        folder: &Path,
+        life: &Lifecycle,
+    ) -> io::Result<Vec<(Digest, Entry)>> {
+        let mut unknown = Vec::new();
+        for file in fs::read_dir(folder)? {
+            let file = file?;
+            if life.is_stopping() {
+                break;
+            }
+            let digest = file.file_name().to_str().and_then(|name| Digest::from_hex(algorithm, name).ok());
+            let Some(digest) = digest.filter(|digest| self.index.entry(digest).is_none()) else { continue };
+            // One that is gone by now is none.
+            unknown.extend(file.metadata().ok().and_then(|data| Some((digest, Tree::entry(&data)?))));
+        }
+        Ok(unknown)
     }
 }

@@ -189,18 +189,19 @@ impl Index {
         })
     }
 
-    /// Shows the least recently used blobs to `take`, until those that it takes sum up to `bytes`.
-    pub(super) fn oldest(&self, bytes: u64, mut take: impl FnMut(&Digest, Entry) -> bool) {
+    /// Shows the least recently used blobs to `take`, until those that it takes sum up to `bytes`, or are so many.
+    pub(super) fn oldest(&self, bytes: u64, most: usize, mut take: impl FnMut(&Digest, Entry) -> bool) {
         self.shelf.read(|read| {
-            let mut sum = 0u64;
+            let (mut sum, mut count) = (0u64, 0);
             for row in read.open_table(LRU)?.range::<(u64, &[u8])>(..)? {
                 let (at, size) = row?;
                 let (last_use, key) = at.value();
                 let entry = Entry { size: size.value(), last_use };
                 if parse_key(key).is_some_and(|digest| take(&digest, entry)) {
                     sum = sum.saturating_add(entry.size);
+                    count += 1;
                 }
-                if sum >= bytes {
+                if sum >= bytes || count >= most {
                     break;
                 }
             }

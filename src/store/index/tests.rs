@@ -12,7 +12,7 @@ fn entry(size: u64, last_use: u64) -> Entry {
 
 fn oldest(index: &Index, bytes: u64, may_go: impl Fn(&Digest) -> bool) -> Vec<(Digest, u64)> {
     let mut found = Vec::new();
-    index.oldest(bytes, |digest, entry| {
+    index.oldest(bytes, usize::MAX, |digest, entry| {
         let takes = may_go(digest);
         found.extend(takes.then_some((*digest, entry.size)));
         takes

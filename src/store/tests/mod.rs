@@ -2,6 +2,7 @@
 
 mod crash;
 pub(super) mod faults;
+mod rebuild;
 mod scrub;
 
 use std::fs;
