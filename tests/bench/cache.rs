@@ -70,7 +70,7 @@ impl Cache {
     pub(crate) fn open(folder: &Path) -> Cache {
         let (life, metrics) = (Lifecycle::default(), Metrics::default());
         let max_size = SizeLimit::Bytes(ByteSize(u64::MAX));
-        let limits = config::Cache { dir: folder.to_owned(), max_size, min_free: ByteSize(0) };
+        let limits = config::Cache { dir: folder.to_owned(), max_size, min_free: ByteSize(0), ..config::Cache::default() };
         let store = Store::open(&limits, &life, &metrics).unwrap();
         // Children insert too, into the same folder.
         let next = AtomicU64::new(NEW + (u64::from(std::process::id()) << 32) + u64::from(seed()));
@@ -101,7 +101,7 @@ impl Cache {
     /// Lets it hold so many bytes from now on.
     pub(crate) fn allow(&self, bytes: u64) {
         let max_size = SizeLimit::Bytes(ByteSize(bytes));
-        self.store.set_limits(&config::Cache { max_size, ..self.limits.clone() });
+        self.store.configure(&config::Cache { max_size, ..self.limits.clone() });
     }
 
     /// What is in memory only is written down, and what is too much goes.
