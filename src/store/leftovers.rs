@@ -22,7 +22,7 @@ pub(super) struct Leftovers {
 #[derive(Debug)]
 pub(super) struct Leftover {
     since: u64,
-    _room: Reservation,
+    pub(super) room: Reservation,
 }
 
 impl Leftovers {
@@ -38,7 +38,7 @@ impl Leftovers {
     fn keep_since(&self, digest: Digest, mut room: Reservation, since: u64) {
         room.written().store(room.bytes(), Ordering::Release);
         room.settle();
-        self.lock().insert(digest, Leftover { since, _room: room });
+        self.lock().insert(digest, Leftover { since, room });
     }
 
     /// Counts those in `folder` from earlier processes; what has no name of ours, or nothing in it, goes.

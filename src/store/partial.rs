@@ -78,22 +78,19 @@ impl Partial {
         total: Option<u64>,
     ) -> Result<Partial, Error> {
         let claim = inner.claims.claim(digest).await;
-        let leftover = inner.leftovers.take(&digest);
         let file = disk::open(&inner.tree.partial(&digest)).map_err(Error::io("opening a partial file"))?;
         let on_disk = file.metadata().map_err(Error::io("looking at a partial file"))?.len();
         let kept = match total {
             Some(total) if on_disk > total => 0,
             _ => on_disk.saturating_sub(DISTRUSTED_TAIL),
         };
-        // Nobody counts the file from here on, so it must not stay where this fails.
-        let unname = |_: &Error| inner.leftovers.remove(digest, inner.space.take_anyway(kept), inner);
-        disk::cut(&file, kept).map_err(Error::io("cutting a partial file")).inspect_err(unname)?;
-        drop(leftover);
-        let room = inner.make_room(total.unwrap_or(kept.max(GROWTH))).await.inspect_err(unname)?;
-        room.written().fetch_add(kept, Ordering::AcqRel);
-        let aside = set_aside(&file, total).map_err(Error::io("setting room aside")).inspect_err(unname)?;
-        // The file system shows it as used from now on: counted twice, others would not fit.
-        room.written().fetch_add(aside, Ordering::AcqRel);
+        // What an earlier try left stays counted all the while.
+        let leftover = inner.leftovers.take(&digest).map(|leftover| leftover.room);
+        let mut room = leftover.unwrap_or_else(|| inner.space.take_anyway(on_disk));
+        if let Err(error) = get_ready(inner, &file, &mut room, kept, total).await {
+            inner.leftovers.remove(digest, room, inner);
+            return Err(error);
+        }
         let file = Arc::new(file);
         let (chunks, inbox) = mpsc::channel(QUEUE);
         let (committed, watcher) = watch::channel(0);
@@ -310,4 +307,21 @@ fn set_aside(file: &File, total: Option<u64>) -> io::Result<u64> {
         Some(total) if total > HOLD_BACK && disk::set_aside(file, total)? => Ok(total),
         _ => Ok(0),
     }
+}
+
+/// Cuts off what is not trusted, and takes room for the rest of the blob.
+async fn get_ready(
+    inner: &Inner,
+    file: &File,
+    room: &mut Reservation,
+    kept: u64,
+    total: Option<u64>,
+) -> Result<(), Error> {
+    disk::cut(file, kept).map_err(Error::io("cutting a partial file"))?;
+    room.shrink_to(kept);
+    inner.grow(room, total.unwrap_or(kept.max(GROWTH)).saturating_sub(kept)).await?;
+    let aside = set_aside(file, total).map_err(Error::io("setting room aside"))?;
+    // The file system shows it as used from now on: counted twice, others would not fit.
+    room.written().fetch_add(aside, Ordering::AcqRel);
+    Ok(())
 }

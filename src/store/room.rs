@@ -67,14 +67,16 @@ impl Inner {
         if self.leftovers.drop_older(oldest, self) {
             return Ok(());
         }
-        if !victims.is_empty() {
-            return self.take_out(victims).await;
+        let has_victims = !victims.is_empty();
+        self.take_out(victims).await?;
+        // Some file systems free blocks long after a file is gone. To take out more for that would empty the cache.
+        let is_better = || self.space.missing(wanted).is_none_or(|left| left.bytes < missing.bytes);
+        match missing.is_full {
+            _ if has_victims && (!missing.is_full || is_better()) => Ok(()),
+            // All that may go would go in vain.
+            true => Err(Error::Full { wanted, min_free: self.space.min_free() }),
+            false => Err(Error::NoRoom { wanted, limit }),
         }
-        // All that may go would go in vain.
-        Err(match missing.is_full {
-            true => Error::Full { wanted, min_free: self.space.min_free() },
-            false => Error::NoRoom { wanted, limit },
-        })
     }
 
     /// The first to go where so many bytes must; none where all that may go are not enough.
@@ -105,6 +107,9 @@ impl Inner {
     /// The index forgets them first: a crash in between leaves files that the next start counts again. Their claims
     /// are held until the files are gone, so that nobody finds or writes one of them in between.
     async fn take_out(&self, victims: Vec<(Digest, Entry, Claim)>) -> Result<(), Error> {
+        if victims.is_empty() {
+            return Ok(());
+        }
         let digests: Vec<Digest> = victims.iter().map(|(digest, ..)| *digest).collect();
         let (space, sum) = (Arc::clone(&self.space), victims.iter().map(|(_, entry, _)| entry.size).sum());
         let removed = self.index.change_and(Change::Removed(digests), move || space.reserve(sum)).await;
@@ -116,6 +121,7 @@ impl Inner {
         }
         let paths: Vec<_> = victims.iter().map(|(digest, ..)| self.tree.blob(digest)).collect();
         let rid = move || paths.iter().map(|path| disk::rid(path)).collect();
+        let mut stay = 0;
         // On a thread of its own: freeing the blocks of a large file takes its time.
         let gone: Vec<bool> = tokio::task::spawn_blocking(rid).await.unwrap_or_default();
         let gone = gone.into_iter().chain(std::iter::repeat(false));
@@ -126,7 +132,7 @@ impl Inner {
             if is_gone {
                 self.settle_later(digest);
             } else {
-                tracing::debug!(%digest, "an evicted blob could not be removed");
+                stay += 1;
                 // It takes room on, and comes back into the index.
                 self.doubtful().push((digest, room));
             }
@@ -137,7 +143,13 @@ impl Inner {
         if self.removed().len() >= MOST_UNSETTLED {
             self.settle().await;
         }
-        Ok(())
+        match stay {
+            0 => Ok(()),
+            // The next ones would stay too, and all of them lose what is known of them.
+            _ => Err(Error::io("removing evicted blobs")(std::io::Error::other(format!(
+                "{stay} of them stay"
+            )))),
+        }
     }
 
     /// What is read is never cut off, what is being written again is about to be used, and so is what a pull under way

@@ -70,8 +70,11 @@ impl Inner {
             self.reconcile().await;
         }
         // The limit may be another one now, and others fill the disk too.
-        let trimmed = self.make_room(0).await.map(drop);
-        match self.health.note(probed.and(trimmed)) {
+        let trimmed = match probed {
+            Ok(()) => self.make_room(0).await.map(drop),
+            failed => failed,
+        };
+        match self.health.note(trimmed) {
             Ok(()) | Err(Error::NoRoom { .. }) => self.health.worked(),
             Err(_) => {}
         }
@@ -121,7 +124,12 @@ impl Inner {
     /// Files that were removed are gone for good once their folders are on disk; until then the index keeps them in
     /// mind, so that none that comes back at a power cut goes uncounted.
     pub(super) async fn settle(&self) {
+        // What is coming again meanwhile is noted once more, and must stay so.
         let removed = std::mem::take(&mut *self.removed());
+        let claimed = removed.into_iter().map(|digest| (digest, self.claims.try_claim(digest)));
+        let (free, busy): (Vec<_>, Vec<_>) = claimed.partition(|(_, claim)| claim.is_some());
+        self.removed().extend(busy.iter().map(|(digest, _)| *digest));
+        let removed: Vec<Digest> = free.iter().map(|(digest, _)| *digest).collect();
         if removed.is_empty() {
             return;
         }

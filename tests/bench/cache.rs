@@ -70,7 +70,12 @@ impl Cache {
     pub(crate) fn open(folder: &Path) -> Cache {
         let (life, metrics) = (Lifecycle::default(), Metrics::default());
         let max_size = SizeLimit::Bytes(ByteSize(u64::MAX));
-        let limits = config::Cache { dir: folder.to_owned(), max_size, min_free: ByteSize(0), ..config::Cache::default() };
+        let limits = config::Cache {
+            dir: folder.to_owned(),
+            max_size,
+            min_free: ByteSize(0),
+            ..config::Cache::default()
+        };
         let store = Store::open(&limits, &life, &metrics).unwrap();
         // Children insert too, into the same folder.
         let next = AtomicU64::new(NEW + (u64::from(std::process::id()) << 32) + u64::from(seed()));

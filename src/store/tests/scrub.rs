@@ -83,7 +83,7 @@ async fn it_comes_by_itself_when_it_is_due() {
     }
     let started = store.scrub_progress().0.started.unwrap();
     let waited = Duration::from_millis(started - begun);
-    assert!(waited >= EVERY && waited < 2 * EVERY, "{waited:?}");
+    assert!(waited >= EVERY, "{waited:?}");
     store.configure(&Cache { scrub_every: Duration::ZERO, ..house.config() });
     let before = store.scrub_progress().0;
     tokio::time::sleep(3 * EVERY).await;
