@@ -67,16 +67,19 @@ impl Inner {
         if self.leftovers.drop_older(oldest, self) {
             return Ok(());
         }
-        let has_victims = !victims.is_empty();
-        self.take_out(victims).await?;
-        // Some file systems free blocks long after a file is gone. To take out more for that would empty the cache.
-        let is_better = || self.space.missing(wanted).is_none_or(|left| left.bytes < missing.bytes);
-        match missing.is_full {
-            _ if has_victims && (!missing.is_full || is_better()) => Ok(()),
-            // All that may go would go in vain.
-            true => Err(Error::Full { wanted, min_free: self.space.min_free() }),
-            false => Err(Error::NoRoom { wanted, limit }),
+        if !victims.is_empty() {
+            self.take_out(victims).await?;
+            // Some file systems free blocks long after a file is gone. To take out more for that would empty the cache.
+            let left = self.space.missing(wanted).map_or(0, |left| left.bytes);
+            if !missing.is_full || left < missing.bytes {
+                return Ok(());
+            }
         }
+        // All that may go would go in vain.
+        Err(match missing.is_full {
+            true => Error::Full { wanted, min_free: self.space.min_free() },
+            false => Error::NoRoom { wanted, limit },
+        })
     }
 
     /// The first to go where so many bytes must; none where all that may go are not enough.
@@ -107,9 +110,6 @@ impl Inner {
     /// The index forgets them first: a crash in between leaves files that the next start counts again. Their claims
     /// are held until the files are gone, so that nobody finds or writes one of them in between.
     async fn take_out(&self, victims: Vec<(Digest, Entry, Claim)>) -> Result<(), Error> {
-        if victims.is_empty() {
-            return Ok(());
-        }
         let digests: Vec<Digest> = victims.iter().map(|(digest, ..)| *digest).collect();
         let (space, sum) = (Arc::clone(&self.space), victims.iter().map(|(_, entry, _)| entry.size).sum());
         let removed = self.index.change_and(Change::Removed(digests), move || space.reserve(sum)).await;

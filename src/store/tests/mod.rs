@@ -214,6 +214,30 @@ async fn what_can_never_fit_is_refused_and_evicts_nothing() {
     end(store, life).await;
 }
 
+/// What cannot be removed does not take the others' entries, and what is known of them, along.
+#[tokio::test]
+async fn a_blob_that_cannot_be_removed_stops_the_eviction() {
+    let house = House::new(3000);
+    let (store, life) = house.start();
+    let stuck = keep(&store, 1, 1000).await;
+    let others = [keep(&store, 2, 1000).await, keep(&store, 3, 1000).await];
+    let path = store.0.tree.blob(&stuck);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir_all(path.join("in the way")).unwrap();
+    store.0.used.lock().unwrap().extend([(stuck, 1), (others[0], u64::MAX - 2), (others[1], u64::MAX - 1)]);
+    let refused = store.partial(blob(9, 1).0, Some(1000)).await;
+    assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+    assert!(store.0.health.is_failing());
+    for digest in others {
+        assert!(store.size(&digest).await.is_some());
+    }
+    fs::remove_dir_all(&path).unwrap();
+    store.0.tidy().await;
+    assert_eq!((store.0.health.is_failing(), store.0.metrics.bytes.get()), (false, 2000));
+    keep(&store, 4, 1000).await;
+    end(store, life).await;
+}
+
 #[tokio::test]
 async fn nothing_goes_in_vain() {
     let house = House::new(3000);
