@@ -30,7 +30,7 @@ const SAMPLES: u64 = 300;
 /// How often the program is started each way; the slowest counts.
 const STARTS: usize = 3;
 
-/// Blobs that go when a limit is lowered by much; all of a million take a quarter of an hour on a busy disk.
+/// Blobs that go when a limit is lowered by much; all of a million took seven minutes on a busy machine.
 const MOST_EVICTED: u64 = 100_000;
 
 fn main() -> ExitCode {
