@@ -24,7 +24,7 @@ use super::{Entry, Sums, Totals};
 use crate::oci::Digest;
 use crate::store::{Error, disk};
 
-/// Pages that redb keeps in memory. The index of a million blobs is about 250 MB on disk; its upper levels
+/// Pages that redb keeps in memory. The index of a million blobs is about 320 MB on disk; its upper levels
 /// and what is hot fit in here. In tests next to none, so that what is read comes from the file.
 const PAGE_CACHE: usize = if cfg!(test) { 64 << 10 } else { 32 << 20 };
 
