@@ -104,6 +104,43 @@ async fn a_scrub_finds_it_before_anybody_asks() {
     }
 }
 
+#[tokio::test]
+async fn the_command_begins_it_and_waits_for_its_end() {
+    let (fake, image) = (FakeRegistry::start().await, Image::layers(1, &[700_000]));
+    fake.push("library/app", "v1", &image);
+    let house = House::over(&fake).await;
+    assert!(house.client().pull("library/app", "v1").await.unwrap().is(&image));
+    eventually_eq(0.0, || house.metric("tidelock_flights")).await;
+    let scrub = |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidelock"));
+        command.env_clear().arg("scrub").args(arguments);
+        async move {
+            let ended = command.output().await.unwrap();
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            (ended.status.code(), text(ended.stdout), text(ended.stderr))
+        }
+    };
+    let own = house.admin_url();
+    let (code, said, _) = scrub(&["--admin", &own, "--rate", "1GiB"]).await;
+    assert_eq!(code, Some(0));
+    assert!(
+        said.starts_with("3 blobs, 684.") && said.ends_with("hashed anew: all of it is right\n"),
+        "{said}"
+    );
+    flip(&house, &image.layer_blobs()[0], 100, true);
+    let (code, json, _) = scrub(&["--admin", &own, "--json", "--rate", "1GiB"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &json["damaged"], &json["running"]), (Some(0), &1.into(), &false.into()));
+    for (arguments, code, word) in [
+        (["--rate", "0"], 2, "--rate"),
+        (["--rate", "quick"], 2, "--rate"),
+        (["--admin", "127.0.0.1:1"], 1, "is it running?"),
+    ] {
+        let (ended, _, said) = scrub(&arguments).await;
+        assert!(ended == Some(code) && said.contains(word), "{arguments:?}: {said}");
+    }
+}
+
 /// A client has the manifest and is about to ask for the layers: they stay, however much others pull.
 #[tokio::test]
 async fn what_a_pull_has_yet_to_ask_for_is_not_evicted() {
