@@ -39,7 +39,7 @@ impl Inner {
         };
         if let Err(error) = self.name(write, path.clone(), digest).await {
             if self.tree.find(&digest).is_some() {
-                self.doubtful().push((digest, room));
+                self.doubt(digest, room);
             } else {
                 self.drafts.remove(digest, room, self);
             }
@@ -101,7 +101,7 @@ impl Inner {
         let added = self.index.change_and(Change::Added(digest, entry), move || space.release(bytes)).await;
         match &added {
             Ok(()) => room.released(),
-            Err(_) => self.doubtful().push((digest, room)),
+            Err(_) => self.doubt(digest, room),
         }
         self.space.show();
         added
@@ -122,7 +122,7 @@ impl Inner {
             self.index.change_and(Change::Removed(vec![*digest]), move || space.reserve(length)).await;
         if let Err(error) = removed {
             tracing::warn!(%digest, %error, "a damaged blob cannot be taken out of the index");
-            self.doubtful().push((*digest, self.space.take_anyway(length)));
+            self.doubt(*digest, self.space.take_anyway(length));
             return false;
         }
         let room = self.space.reserved(length);
@@ -134,7 +134,7 @@ impl Inner {
             if moved.is_ok() || aside.exists() {
                 self.quarantine.keep(*digest, room);
             } else if !disk::rid(&path) {
-                self.doubtful().push((*digest, room));
+                self.doubt(*digest, room);
             }
         }
         self.settle_later(*digest);

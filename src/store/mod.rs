@@ -119,7 +119,7 @@ struct Inner {
     // Removed, and not yet from the disk's own point of view.
     removed: Mutex<Vec<Digest>>,
     // A change of these failed, and may have been made all the same: their room stays taken until that is known.
-    doubtful: Mutex<Vec<(Digest, Reservation)>>,
+    doubtful: Mutex<HashMap<Digest, Reservation>>,
     scrubber: Scrubber,
     // Used since the last flush, with the time; lost at a kill, which costs nothing but their place in the
     // order of eviction.
@@ -371,7 +371,12 @@ impl Inner {
         self.removed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn doubtful(&self) -> MutexGuard<'_, Vec<(Digest, Reservation)>> {
+    /// Once for each, however often its change fails.
+    fn doubt(&self, digest: Digest, room: Reservation) {
+        self.doubtful().entry(digest).or_insert(room);
+    }
+
+    fn doubtful(&self) -> MutexGuard<'_, HashMap<Digest, Reservation>> {
         self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

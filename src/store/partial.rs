@@ -217,7 +217,7 @@ impl Partial {
         self.fate = Fate::Promoted;
         room.shrink_to(length);
         if named.is_err() {
-            self.inner.doubtful().push((self.digest, room));
+            self.inner.doubt(self.digest, room);
             return self.inner.health.note(named);
         }
         let admitted = self.inner.admit(self.digest, length, room).await;

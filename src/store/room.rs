@@ -114,9 +114,9 @@ impl Inner {
         let (space, sum) = (Arc::clone(&self.space), victims.iter().map(|(_, entry, _)| entry.size).sum());
         let removed = self.index.change_and(Change::Removed(digests), move || space.reserve(sum)).await;
         if let Err(error) = removed {
-            let rooms =
-                victims.iter().map(|(digest, entry, _)| (*digest, self.space.take_anyway(entry.size)));
-            self.doubtful().extend(rooms);
+            for (digest, entry, _claim) in victims {
+                self.doubt(digest, self.space.take_anyway(entry.size));
+            }
             return Err(error);
         }
         let paths: Vec<_> = victims.iter().map(|(digest, ..)| self.tree.blob(digest)).collect();
@@ -134,7 +134,7 @@ impl Inner {
             } else {
                 stay += 1;
                 // It takes room on, and comes back into the index.
-                self.doubtful().push((digest, room));
+                self.doubt(digest, room);
             }
             self.metrics.evicted(Reason::Size, entry.size);
             tracing::debug!(%digest, size = entry.size, "evicted");

@@ -91,7 +91,7 @@ impl Inner {
                 (Some(_), Some(_)) | (None, None) => continue,
             };
             if self.index.change(change).await.is_err() {
-                self.doubtful().push((digest, room));
+                self.doubt(digest, room);
             }
         }
         self.space.show();
