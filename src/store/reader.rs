@@ -62,7 +62,7 @@ pub(super) struct Reading {
 }
 
 /// So much is read at once: large enough to be cheap for a byte, small enough for many slow clients.
-pub const READ_SIZE: usize = 128 << 10;
+pub const READ_SIZE: usize = 64 << 10;
 
 /// Whether this machine's file system answers reads that must not wait. Some do not (overlayfs, tmpfs), and
 /// then each would be tried in vain.

@@ -13,7 +13,7 @@ use crate::support::images::Blob;
 
 const SLOW: usize = 200;
 const LARGE: usize = 64 << 20;
-/// The most memory for a slow reader: what is read from the file at once (128 KiB), what waits to be sent (64 KiB), and
+/// The most memory for a slow reader: what is read from the file at once (64 KiB), what waits to be sent (64 KiB), and
 /// what any connection takes.
 const EACH: u64 = 256 << 10;
 
