@@ -7,7 +7,9 @@
 //!
 //! A blob comes in through [`Partial`]: room is taken, bytes are written and hashed, proven, synced, renamed,
 //! and indexed, in this order. It goes out by [`Store::open_blob`]. It leaves, least recently used first,
-//! when room is needed; the index forgets it before the file goes. What is being read is never taken out.
+//! when room is needed; the index forgets it before the file goes. What is being read, and what a pull under way
+//! has yet to ask for, is never taken out. While a file comes or goes the index has it in mind, so that after a
+//! crash only such files are looked at.
 //!
 //! Leaves out what a digest *means*: manifests are bytes here.
 
