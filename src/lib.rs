@@ -7,6 +7,7 @@ pub mod oci;
 
 pub mod secret;
 pub mod backoff;
+pub mod section;
 pub mod lifecycle;
 pub mod config;
 pub mod telemetry;

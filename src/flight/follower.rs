@@ -2,14 +2,14 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
 
 use super::metrics::Counted;
 use super::{Error, State};
 use crate::oci::ByteRange;
-use crate::store::{HOLD_BACK, read_at};
+use crate::section::Section;
+use crate::store::{HOLD_BACK, SECTION};
 
 /// Someone who reads a blob while it is being fetched. Cheap to clone; all clones are the same one, who reads
 /// several parts.
@@ -58,29 +58,33 @@ impl Follower {
         .await
     }
 
-    /// The bytes of `range` as they come in, of a blob that is `total` bytes long. Where the range is the
+    /// The bytes of `range` as they come in, in sections, of a blob that is `total` bytes long. Where the range is the
     /// whole blob its end is held back until the proof.
     pub fn read(
         self,
         range: ByteRange,
         total: u64,
-    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    ) -> impl Stream<Item = io::Result<Section>> + Send + 'static {
         let free = if range == ByteRange::whole(total) { total.saturating_sub(HOLD_BACK) } else { total };
         stream::try_unfold((self, range.start), move |(mut follower, at)| async move {
             if at >= range.end {
                 return Ok(None);
             }
-            let bytes = follower.next(at, range.end, free).await?;
-            let after = at + bytes.len() as u64;
-            Ok(Some((bytes, (follower, after))))
+            let section = follower.next(at, range.end, free).await?;
+            let after = at + section.len();
+            Ok(Some((section, (follower, after))))
         })
     }
 
-    /// At least one byte from `at` on. Without proof only bytes before `free` are given out.
-    async fn next(&mut self, at: u64, end: u64, free: u64) -> io::Result<Bytes> {
+    /// At least one byte from `at` on; an error where the proven blob is shorter than it was said to be. Without proof only
+    /// bytes before `free` are given out.
+    async fn next(&mut self, at: u64, end: u64, free: u64) -> io::Result<Section> {
         loop {
             match self.reach(at, free)? {
-                Reach::To(file, reach) => return read_at(&file, at, reach.min(end) - at).await,
+                Reach::To(_, reach) if at >= reach => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Reach::To(file, reach) => {
+                    return Ok(Section::new(file, at..reach.min(end).min(at + SECTION)));
+                }
                 Reach::Wait(mut committed) => {
                     let more = committed.wait_for(|written| at < (*written).min(free));
                     if more.await.is_err() {

@@ -2,12 +2,13 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 
 use super::passage::Passage;
 use crate::flight::Follower;
 use crate::oci::{ByteRange, Digest};
+use crate::section::Piece;
 use crate::store::Blob;
 
 /// How an answer came about. Header, log line and metric are read from this one value.
@@ -82,20 +83,23 @@ impl Content {
     }
 
     /// The bytes of `range`, of a blob that is `size` bytes long. What passes through can only be read whole.
-    pub fn read(&self, range: ByteRange, size: u64) -> Option<BoxStream<'static, io::Result<Bytes>>> {
+    pub fn read(&self, range: ByteRange, size: u64) -> Option<BoxStream<'static, io::Result<Piece>>> {
         match self {
-            Content::Cached(blob) => Some(blob.clone().read(range).boxed()),
-            Content::Growing(follower) => Some(follower.clone().read(range, size).boxed()),
+            Content::Cached(blob) => Some(blob.clone().read(range).map_ok(Piece::from).boxed()),
+            Content::Growing(follower) => {
+                Some(follower.clone().read(range, size).map_ok(Piece::from).boxed())
+            }
             Content::Passing(_) => None,
         }
     }
 
     /// All bytes, in order.
-    pub fn read_all(self, size: u64) -> BoxStream<'static, io::Result<Bytes>> {
+    pub fn read_all(self, size: u64) -> BoxStream<'static, io::Result<Piece>> {
+        let whole = ByteRange::whole(size);
         match self {
-            Content::Cached(blob) => blob.read(ByteRange::whole(size)).boxed(),
-            Content::Growing(follower) => follower.read(ByteRange::whole(size), size).boxed(),
-            Content::Passing(passage) => passage.read().boxed(),
+            Content::Cached(blob) => blob.read(whole).map_ok(Piece::from).boxed(),
+            Content::Growing(follower) => follower.read(whole, size).map_ok(Piece::from).boxed(),
+            Content::Passing(passage) => passage.read().map_ok(Piece::from).boxed(),
         }
     }
 }

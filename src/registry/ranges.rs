@@ -10,8 +10,9 @@ use super::error::Error;
 use super::response::{self, Answer};
 use crate::mirror::{BlobAnswer, Content};
 use crate::oci::{ByteRange, Digest, Ranges, Selection};
+use crate::section::Piece;
 
-type Piece = BoxStream<'static, std::io::Result<Bytes>>;
+type Pieces = BoxStream<'static, std::io::Result<Piece>>;
 
 /// The answer to a GET. `ranges` is what the client asked for, where that is to be honoured.
 pub(super) fn body(answer: BlobAnswer, digest: &Digest, ranges: Option<Ranges>) -> Result<Answer, Error> {
@@ -45,10 +46,10 @@ fn many_parts(head: Answer, content: Content, parts: Vec<ByteRange>, size: u64) 
     let lengths = parts.iter().map(|part| opening(&boundary, *part, size).len() as u64 + part.len());
     let length = lengths.sum::<u64>() + closing.len() as u64;
     let pieces = parts.into_iter().map(move |part| {
-        let opening = stream::iter([Ok(opening(&boundary, part, size))]);
-        Ok::<Piece, std::io::Error>(opening.chain(read(&content, part, size)).boxed())
+        let opening = stream::iter([Ok(opening(&boundary, part, size).into())]);
+        Ok::<Pieces, std::io::Error>(opening.chain(read(&content, part, size)).boxed())
     });
-    head.stream(stream::iter(pieces).try_flatten().chain(stream::iter([Ok(closing)])).boxed(), length)
+    head.stream(stream::iter(pieces).try_flatten().chain(stream::iter([Ok(closing.into())])).boxed(), length)
 }
 
 /// What stands before a part.
@@ -64,7 +65,7 @@ fn partial(mut head: Answer) -> Answer {
     head
 }
 
-fn read(content: &Content, part: ByteRange, size: u64) -> Piece {
+fn read(content: &Content, part: ByteRange, size: u64) -> Pieces {
     content.read(part, size).unwrap_or_else(|| {
         stream::iter([Err(std::io::Error::other("only the whole of what passes through can be read"))])
             .boxed()

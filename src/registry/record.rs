@@ -9,6 +9,7 @@ use super::response::{Answer, Payload};
 use crate::mirror::Served;
 use crate::oci::Kind;
 use crate::routing::Target;
+use crate::section::Piece;
 use crate::server::{Body, Peer};
 use futures_util::StreamExt;
 
@@ -89,8 +90,7 @@ impl Record {
             }
             Payload::Stream(stream, length) => {
                 self.expected = length;
-                let counted =
-                    stream.inspect(move |chunk| self.passed(chunk.as_ref().map(|bytes| bytes.len())));
+                let counted = stream.inspect(move |piece| self.passed(piece.as_ref().map(Piece::len)));
                 Body::stream(counted, length)
             }
         };
@@ -100,11 +100,11 @@ impl Record {
         response
     }
 
-    fn passed(&mut self, chunk: Result<usize, &std::io::Error>) {
-        match chunk {
+    fn passed(&mut self, piece: Result<u64, &std::io::Error>) {
+        match piece {
             Ok(length) => {
                 self.first_byte.get_or_insert_with(|| self.begun.elapsed());
-                self.sent += length as u64;
+                self.sent += length;
             }
             Err(error) => self.error = Some(error.to_string()),
         }

@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use super::error::Told;
 use crate::mirror::{ListAnswer, ManifestAnswer, Served};
 use crate::oci::{Digest, ErrorCode, RegistryHost, error_body};
+use crate::section::Piece;
 
 /// A response that is not on its way yet.
 pub(super) struct Answer {
@@ -23,8 +24,8 @@ pub(super) enum Payload {
     Empty,
     /// Whole in memory.
     Bytes(Bytes),
-    /// From a file, with its exact length.
-    Stream(BoxStream<'static, std::io::Result<Bytes>>, u64),
+    /// As it is there, with its exact length.
+    Stream(BoxStream<'static, std::io::Result<Piece>>, u64),
 }
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -74,7 +75,7 @@ impl Answer {
 
     pub(super) fn stream(
         mut self,
-        stream: BoxStream<'static, std::io::Result<Bytes>>,
+        stream: BoxStream<'static, std::io::Result<Piece>>,
         length: u64,
     ) -> Answer {
         self.headers.insert(CONTENT_LENGTH, length.into());

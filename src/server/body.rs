@@ -1,14 +1,17 @@
-//! The body of an answer: bytes, or a stream of which the length is known.
+//! The body of an answer: bytes, or a stream of which the length is known, from memory and from files.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures_util::Stream;
-use http_body::{Frame, SizeHint};
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, TryStreamExt};
+
+use super::outlet::{Chunk, LEAST, Outbox};
+use crate::section::{Piece, Section};
 
 /// Any error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -18,7 +21,15 @@ pub struct Body(Kind);
 
 enum Kind {
     Whole(Bytes),
-    Stream { chunks: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>, missing: u64 },
+    Stream { pieces: BoxStream<'static, io::Result<Piece>>, missing: u64, copying: Copying },
+}
+
+/// A section that goes out through memory.
+enum Copying {
+    Nothing,
+    Next(Section),
+    /// What is read at the moment, and what comes after it.
+    Reading(BoxFuture<'static, io::Result<Bytes>>, Section),
 }
 
 /// A stream does not hold the bytes that were announced.
@@ -43,11 +54,58 @@ impl Body {
 
     /// `exact_len` bytes as they arrive. A stream that fails, ends early or holds more has the connection cut
     /// short of `Content-Length`, so that nobody takes what was sent for the whole (I1).
-    pub fn stream(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static, exact_len: u64) -> Body {
-        Body(Kind::Stream { chunks: Box::pin(chunks), missing: exact_len })
+    pub fn stream<P: Into<Piece> + 'static>(
+        pieces: impl Stream<Item = io::Result<P>> + Send + 'static,
+        exact_len: u64,
+    ) -> Body {
+        let pieces = Box::pin(pieces.map_ok(Into::into));
+        Body(Kind::Stream { pieces, missing: exact_len, copying: Copying::Nothing })
     }
 
-    fn missing(&self) -> u64 {
+    /// What goes out next. What is in a file goes into the `outbox`, where there is one; else it is read.
+    pub(super) fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        outbox: Option<&Outbox>,
+    ) -> Poll<Option<Result<Chunk, BoxError>>> {
+        let (pieces, missing, copying) = match &mut self.0 {
+            Kind::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Kind::Whole(bytes) => return Poll::Ready(Some(Ok(Chunk::Bytes(std::mem::take(bytes))))),
+            Kind::Stream { pieces, missing, copying } => (pieces, missing, copying),
+        };
+        loop {
+            if let Some(bytes) = ready!(copying.poll_bytes(cx)?) {
+                *missing -= bytes.len() as u64;
+                return Poll::Ready(Some(Ok(Chunk::Bytes(bytes))));
+            }
+            let piece = match ready!(pieces.as_mut().poll_next(cx)?) {
+                Some(piece) => piece,
+                None if *missing == 0 => return Poll::Ready(None),
+                None => return Poll::Ready(Some(Err(WrongLength::Short { missing: *missing }.into()))),
+            };
+            if let Some(excess @ 1..) = piece.len().checked_sub(*missing) {
+                return Poll::Ready(Some(Err(WrongLength::Long { excess }.into())));
+            }
+            let chunk = match (piece, outbox) {
+                (Piece::Section(section), Some(outbox)) if section.len() >= LEAST => {
+                    *missing -= section.len();
+                    Chunk::Promise(outbox.promise(section))
+                }
+                (Piece::Section(section), _) => {
+                    *copying = Copying::Next(section);
+                    continue;
+                }
+                (Piece::Bytes(bytes), _) => {
+                    *missing -= bytes.len() as u64;
+                    Chunk::Bytes(bytes)
+                }
+            };
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+    }
+
+    /// How many bytes are still to come.
+    pub(super) fn missing(&self) -> u64 {
         match &self.0 {
             Kind::Whole(bytes) => bytes.len() as u64,
             Kind::Stream { missing, .. } => *missing,
@@ -55,32 +113,32 @@ impl Body {
     }
 }
 
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let next = match &mut self.get_mut().0 {
-            Kind::Whole(bytes) if bytes.is_empty() => None,
-            Kind::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
-            Kind::Stream { chunks, missing } => match ready!(chunks.as_mut().poll_next(cx)) {
-                Some(chunk) => Some(chunk.map_err(BoxError::from).and_then(|chunk| deduct(chunk, missing))),
-                None if *missing == 0 => None,
-                None => Some(Err(WrongLength::Short { missing: *missing }.into())),
-            },
-        };
-        Poll::Ready(next.map(|chunk| chunk.map(Frame::data)))
+impl Copying {
+    /// The next bytes; none where there is nothing more of the section.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        loop {
+            match std::mem::replace(self, Copying::Nothing) {
+                Copying::Nothing => return Poll::Ready(Ok(None)),
+                Copying::Next(section) if section.is_empty() => {}
+                Copying::Next(section) => match section.read_now()? {
+                    Some(bytes) => return Poll::Ready(Ok(Some(self.read(bytes, section)))),
+                    None => *self = Copying::Reading(Box::pin(section.clone().read()), section),
+                },
+                Copying::Reading(mut reading, section) => {
+                    let Poll::Ready(bytes) = reading.as_mut().poll(cx) else {
+                        *self = Copying::Reading(reading, section);
+                        return Poll::Pending;
+                    };
+                    return Poll::Ready(Ok(Some(self.read(bytes?, section))));
+                }
+            }
+        }
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.missing() == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.missing())
+    fn read(&mut self, bytes: Bytes, mut section: Section) -> Bytes {
+        section.advance(bytes.len() as u64);
+        *self = Copying::Next(section);
+        bytes
     }
 }
 
@@ -90,20 +148,13 @@ impl fmt::Debug for Body {
     }
 }
 
-fn deduct(chunk: Bytes, missing: &mut u64) -> Result<Bytes, BoxError> {
-    let len = chunk.len() as u64;
-    let excess = len.saturating_sub(*missing);
-    if excess > 0 {
-        return Err(WrongLength::Long { excess }.into());
-    }
-    *missing -= len;
-    Ok(chunk)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    use bytes::Buf;
     use futures_util::stream;
-    use http_body_util::BodyExt;
 
     use super::*;
 
@@ -112,27 +163,50 @@ mod tests {
         Body::stream(stream::iter(chunks), exact_len)
     }
 
+    /// All of it, through memory.
+    async fn collect(mut body: Body) -> Result<String, String> {
+        let mut all = Vec::new();
+        while let Some(chunk) = poll_fn(|cx| body.poll_chunk(cx, None)).await {
+            all.extend_from_slice(chunk.map_err(|error| error.to_string())?.chunk());
+        }
+        Ok(String::from_utf8(all).unwrap())
+    }
+
     #[tokio::test]
     async fn holds_what_was_announced() {
         for (body, expected) in
             [(Body::empty(), ""), (Body::full("abc"), "abc"), (stream_of(&["ab", "", "c"], 3), "abc")]
         {
-            assert_eq!(http_body::Body::size_hint(&body).exact(), Some(expected.len() as u64));
-            assert_eq!(body.collect().await.unwrap().to_bytes(), expected);
+            assert_eq!(body.missing(), expected.len() as u64);
+            assert_eq!(collect(body).await.unwrap(), expected);
         }
     }
 
     #[tokio::test]
     async fn a_wrong_length_is_an_error() {
-        let short = stream_of(&["ab"], 3).collect().await.unwrap_err();
-        assert_eq!(short.to_string(), "the body ended 1 bytes early");
-        let long = stream_of(&["ab", "cd"], 3).collect().await.unwrap_err();
-        assert_eq!(long.to_string(), "the body goes on for at least 1 bytes after its end");
+        let short = collect(stream_of(&["ab"], 3)).await.unwrap_err();
+        assert_eq!(short, "the body ended 1 bytes early");
+        let long = collect(stream_of(&["ab", "cd"], 3)).await.unwrap_err();
+        assert_eq!(long, "the body goes on for at least 1 bytes after its end");
     }
 
     #[tokio::test]
     async fn the_streams_own_error_comes_through() {
         let chunks = stream::iter([Ok(Bytes::from_static(b"ab")), Err(io::Error::other("torn"))]);
-        assert_eq!(Body::stream(chunks, 3).collect().await.unwrap_err().to_string(), "torn");
+        assert_eq!(collect(Body::stream(chunks, 3)).await.unwrap_err(), "torn");
+    }
+
+    #[tokio::test]
+    async fn what_is_in_a_file_is_read_piece_by_piece() {
+        let mut file = tempfile::tempfile().unwrap();
+        let text = "0123456789".repeat(20_000);
+        io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        let file = Arc::new(file);
+        let section = |range| Ok(Piece::from(Section::new(Arc::clone(&file), range)));
+        let pieces = [section(0..150_000), Ok(Bytes::from_static(b"-").into()), section(7..7), section(3..5)];
+        let body = Body::stream(stream::iter(pieces), 150_003);
+        assert_eq!(collect(body).await.unwrap(), format!("{}-34", &text[..150_000]));
+        let short = Body::stream(stream::iter([section(199_999..200_001)]), 2);
+        assert_eq!(collect(short).await.unwrap_err(), "unexpected end of file");
     }
 }

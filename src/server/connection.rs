@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -23,7 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
-use super::patience::{Busy, Doing, Patience, WatchedBody, WatchedIo};
+use super::outlet::{Outbox, Outlet};
+use super::patience::{Busy, Doing, Patience, WatchedIo};
 use super::{Body, BoxError, Limits, Peer, ServerMetrics, Tls};
 use crate::lifecycle::Lifecycle;
 
@@ -119,14 +119,18 @@ where
         let Some(opening) = self.unless_stopping(looking).await else { return Ok(()) };
         match (opening.map_err(|_| Ended::Patience(Doing::Opening))??, &self.tls) {
             (Opening::Gone, _) => Ok(()),
-            (Opening::Plain, None) => self.speak_http(stream, peer).await,
+            (Opening::Plain, None) => {
+                let outbox = Outbox::default();
+                let outlet = Outlet::new(stream, outbox.clone(), self.metrics.clone());
+                self.speak_http(outlet, peer, Some(outbox)).await
+            }
             (Opening::Tls, None) => Ok(refuse(stream, NOT_TLS).await?),
             (Opening::Plain, Some(_)) => {
                 self.metrics.handshake_failed();
                 Ok(refuse(stream, NOT_PLAIN).await?)
             }
             (Opening::Tls, Some(tls)) => match self.shake_hands(tls, stream).await? {
-                Some(stream) => self.speak_http(stream, peer).await,
+                Some(stream) => self.speak_http(stream, peer, None).await,
                 None => Ok(()),
             },
         }
@@ -149,7 +153,8 @@ where
         }
     }
 
-    async fn speak_http<I>(&self, io: I, peer: Peer) -> Result<(), Ended>
+    /// What is in files goes out by `outbox`, where `io` takes it from there.
+    async fn speak_http<I>(&self, io: I, peer: Peer, outbox: Option<Outbox>) -> Result<(), Ended>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -161,7 +166,10 @@ where
             let busy = patience.begin(multiplexed);
             let (limits, first) = (Arc::clone(&self.limits), Arc::clone(&first));
             let turn = multiplexed.then_some(async move { limits.slots.take_for_stream(first).await });
-            answer(self.handler.clone(), request, peer, busy, turn).map(Ok::<_, Infallible>)
+            // The streams of HTTP/2 go out in turns, and in frames.
+            let outbox = outbox.clone().filter(|_| !multiplexed);
+            let answer = answer(self.handler.clone(), request, peer, busy, turn);
+            answer.map(|(answer, busy)| Ok::<_, Infallible>(answer.map(|body| busy.watch(body, outbox))))
         });
         let mut connection = pin!(self.http.serve_connection(io, service));
         let mut stopping = pin!(self.life.stopping());
@@ -213,7 +221,7 @@ async fn answer<H, F>(
     peer: Peer,
     mut busy: Busy,
     turn: Option<impl Future<Output = OwnedSemaphorePermit>>,
-) -> Response<WatchedBody>
+) -> (Response<Body>, Busy)
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Body>>,
@@ -228,13 +236,13 @@ where
     let answer = AssertUnwindSafe(async move { Box::pin(handler(request)).await }).catch_unwind().await;
     let answer = answer.unwrap_or_else(|_| broken(version));
     let answer = if is_head { without_body(answer) } else { answer };
-    answer.map(|body| busy.watch(body))
+    (answer, busy)
 }
 
 /// What HEAD gets of an answer. hyper sees to it on HTTP/1 only.
 fn without_body(answer: Response<Body>) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
-    if let Some(len @ 1..) = body.size_hint().exact() {
+    if let len @ 1.. = body.missing() {
         head.headers.entry(header::CONTENT_LENGTH).or_insert(len.into());
     }
     Response::from_parts(head, Body::empty())

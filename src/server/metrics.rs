@@ -9,6 +9,8 @@ pub struct ServerMetrics {
     accepted: IntCounter,
     handshake_failures: IntCounter,
     accept_errors: IntCounter,
+    sent_from_files: IntCounter,
+    disk_waits: IntCounter,
 }
 
 /// One open connection, until dropped.
@@ -28,6 +30,14 @@ impl ServerMetrics {
                 "accept_errors_total",
                 "Failures to accept a connection, for want of file descriptors above all.",
             ),
+            sent_from_files: metrics.counter(
+                "sendfile_bytes_total",
+                "Bytes that the kernel sent from files without their passing through the mirror's memory.",
+            ),
+            disk_waits: metrics.counter(
+                "sendfile_disk_waits_total",
+                "Times that what was to be sent from a file had to be read from the disk first.",
+            ),
         }
     }
 
@@ -43,6 +53,14 @@ impl ServerMetrics {
 
     pub(super) fn accept_failed(&self) {
         self.accept_errors.inc();
+    }
+
+    pub(super) fn sent_from_file(&self, bytes: usize) {
+        self.sent_from_files.inc_by(bytes as u64);
+    }
+
+    pub(super) fn waited_for_disk(&self) {
+        self.disk_waits.inc();
     }
 }
 

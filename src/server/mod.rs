@@ -17,6 +17,7 @@ mod body;
 mod connection;
 mod listener;
 mod metrics;
+mod outlet;
 mod patience;
 mod tls;
 mod validity;

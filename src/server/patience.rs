@@ -19,12 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::Buf;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
+use super::outlet::{Chunk, Outbox};
 use super::{Body, BoxError, Limits};
 
 /// What one connection is doing, and since when. Clones share it.
@@ -53,6 +54,8 @@ pub(super) struct WatchedIo<I> {
 pub(super) struct WatchedBody {
     body: Body,
     busy: Busy,
+    /// Where what is in files goes out by, on a connection that can.
+    outbox: Option<Outbox>,
     /// Bytes since this body last let others have the thread.
     run: usize,
 }
@@ -219,9 +222,9 @@ impl Busy {
         self.turn = Some(turn);
     }
 
-    /// Watches `body` as it goes out.
-    pub(super) fn watch(self, body: Body) -> WatchedBody {
-        WatchedBody { body, busy: self, run: 0 }
+    /// Watches `body` as it goes out, by `outbox` where it is in files and there is one.
+    pub(super) fn watch(self, body: Body, outbox: Option<Outbox>) -> WatchedBody {
+        WatchedBody { body, busy: self, outbox, run: 0 }
     }
 }
 
@@ -306,36 +309,36 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
 }
 
 impl http_body::Body for WatchedBody {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Chunk>, BoxError>>> {
         let this = self.get_mut();
         if this.run >= RUN_LIMIT {
             this.run = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+        let Poll::Ready(chunk) = this.body.poll_chunk(cx, this.outbox.as_ref()) else {
             this.run = 0;
             return Poll::Pending;
         };
-        if let Some(Ok(frame)) = &frame {
-            this.run += frame.data_ref().map_or(0, Bytes::len);
+        if let Some(Ok(chunk @ Chunk::Bytes(_))) = &chunk {
+            this.run += chunk.remaining();
         }
         this.busy.patience.state().since = Instant::now();
-        Poll::Ready(frame)
+        Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.missing() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::with_exact(self.body.missing())
     }
 }
 
@@ -420,8 +423,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_answer_lets_others_have_a_turn() {
-        let chunks = futures_util::stream::repeat_with(|| Ok(Bytes::from(vec![0; RUN_LIMIT / 2])));
-        let mut body = patience().begin(false).watch(Body::stream(chunks, 1 << 40));
+        let chunks = futures_util::stream::repeat_with(|| Ok(bytes::Bytes::from(vec![0; RUN_LIMIT / 2])));
+        let mut body = patience().begin(false).watch(Body::stream(chunks, 1 << 40), None);
         let mut turns = Vec::new();
         for _ in 0..6 {
             turns.push(futures_util::poll!(body.frame()).is_ready());

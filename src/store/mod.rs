@@ -43,7 +43,7 @@ use bytes::Bytes;
 
 pub use error::{Error, OpenError};
 pub use partial::Partial;
-pub use reader::{Blob, HOLD_BACK, READ_SIZE, read_at};
+pub use reader::{Blob, HOLD_BACK, SECTION};
 pub use scrub::Scrub;
 
 use self::claims::Claims;

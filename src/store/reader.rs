@@ -1,18 +1,17 @@
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
-use std::io::{self, IoSliceMut};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{self, Stream, StreamExt};
-use rustix::io::{Errno, ReadWriteFlags};
+use futures_util::stream::{self, Stream};
 
 use super::Inner;
 use crate::oci::{ByteRange, Digest, Hasher};
+use crate::section::{Section, read_at};
 
 /// A finished blob that is being read. It is not evicted as long as this lives.
 ///
@@ -61,12 +60,8 @@ pub(super) struct Reading {
     digest: Digest,
 }
 
-/// So much is read at once: large enough to be cheap for a byte, small enough for many slow clients.
-pub const READ_SIZE: usize = 64 << 10;
-
-/// Whether this machine's file system answers reads that must not wait. Some do not (overlayfs, tmpfs), and
-/// then each would be tried in vain.
-static MAY_ASK: AtomicBool = AtomicBool::new(true);
+/// So much goes out as one: it is known what became of it when the next is asked for.
+pub const SECTION: u64 = 1 << 20;
 
 impl Blob {
     /// Its length in bytes.
@@ -74,25 +69,37 @@ impl Blob {
         self.seen.length
     }
 
-    /// The bytes of `range`. The stream errs where the disk does, and before the last piece where the blob is not what
-    /// it should be.
-    pub fn read(self, range: ByteRange) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    /// The bytes of `range`, in sections of at most [`SECTION`]. The stream errs where the disk does, and before the last
+    /// section where the blob is not what it should be.
+    pub fn read(self, range: ByteRange) -> impl Stream<Item = io::Result<Section>> + Send + 'static {
+        stream::try_unfold(self.walk(range), |mut walk| async move {
+            let section = walk.next().await?;
+            Ok(section.map(|section| (section, walk)))
+        })
+    }
+
+    fn walk(self, range: ByteRange) -> Walk {
         let is_whole = range == ByteRange::whole(self.size());
         let hasher = (is_whole && !self.is_proven()).then(|| self.digest.algorithm().hasher());
-        let walk = Walk { blob: self, at: range.start, end: range.end, hasher };
-        stream::try_unfold(walk, |mut walk| async move {
-            let bytes = walk.next().await?;
-            Ok(bytes.map(|bytes| (bytes, walk)))
-        })
+        Walk { blob: self, at: range.start, end: range.end, hasher }
+    }
+
+    /// What cannot be read when it goes out is looked at again, and taken out.
+    fn section(&self, range: Range<u64>) -> Section {
+        let (inner, digest) = (Arc::clone(&self.inner), self.digest);
+        let fault = move |_: &io::Error| inner.scrubber.suspect(digest);
+        Section::new(Arc::clone(&self.file), range).or_else(Arc::new(fault))
     }
 
     /// All of it, where it is right.
     pub(super) async fn read_whole(self) -> io::Result<Bytes> {
-        let mut bytes = BytesMut::with_capacity(usize::try_from(self.size()).unwrap_or(0));
-        let mut walk = pin!(self.clone().read(ByteRange::whole(self.size())));
-        while let Some(piece) = walk.next().await {
-            bytes.extend_from_slice(&piece?);
+        let size = self.size();
+        let mut bytes = BytesMut::with_capacity(usize::try_from(size).unwrap_or(0));
+        let mut walk = self.walk(ByteRange::whole(size));
+        while walk.at < size {
+            bytes.extend_from_slice(&walk.piece(size).await?);
         }
+        walk.verdict().await?;
         Ok(bytes.freeze())
     }
 
@@ -110,13 +117,13 @@ impl Blob {
 
     /// Hashes it. What is wrong is taken out.
     pub(super) async fn is_right(&self) -> bool {
-        let mut walk = pin!(self.clone().read(ByteRange::whole(self.size())));
-        while let Some(piece) = walk.next().await {
-            if piece.is_err() {
+        let mut walk = self.clone().walk(ByteRange::whole(self.size()));
+        while walk.at < walk.end {
+            if walk.piece(walk.end).await.is_err() {
                 return false;
             }
         }
-        true
+        walk.verdict().await.is_ok()
     }
 }
 
@@ -133,7 +140,7 @@ impl Seen {
 }
 
 impl Walk {
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+    async fn next(&mut self) -> io::Result<Option<Section>> {
         if self.at >= self.end {
             if self.hasher.is_some() {
                 // An empty one too.
@@ -143,14 +150,26 @@ impl Walk {
         }
         let free = self.end.saturating_sub(HOLD_BACK);
         if self.at < free {
-            return self.piece(free).await.map(Some);
+            return self.section(free).await.map(Some);
         }
-        let mut tail = self.piece(self.end).await?;
+        let start = self.at;
         while self.at < self.end {
-            tail = [tail, self.piece(self.end).await?].concat().into();
+            self.section(self.end).await?;
         }
         self.verdict().await?;
-        Ok(Some(tail))
+        Ok(Some(self.blob.section(start..self.end)))
+    }
+
+    /// The next bytes before `end`, hashed where that is to be. They are read once more on their way out, by then from
+    /// memory: a client that is slow to take them holds none.
+    async fn section(&mut self, end: u64) -> io::Result<Section> {
+        let start = self.at;
+        if self.hasher.is_some() {
+            self.piece(end).await?;
+        } else {
+            self.at = end.min(start + SECTION);
+        }
+        Ok(self.blob.section(start..self.at))
     }
 
     async fn piece(&mut self, end: u64) -> io::Result<Bytes> {
@@ -229,59 +248,9 @@ impl Drop for Reading {
     }
 }
 
-/// Reads at most [`READ_SIZE`] bytes at `offset`, and at most `most`; at least one, or an error.
-///
-/// What is in the page cache is copied at once; for the rest a thread of the blocking pool waits on the disk,
-/// never a worker that serves others.
-///
-/// # Errors
-/// `UnexpectedEof` when the file ends at `offset`: it is shorter than it should be.
-pub async fn read_at(file: &Arc<File>, offset: u64, most: u64) -> io::Result<Bytes> {
-    let length = usize::try_from(most).unwrap_or(READ_SIZE).min(READ_SIZE);
-    let mut buffer = BytesMut::zeroed(length);
-    if let Some(count) = read_cached(file, &mut buffer, offset)? {
-        buffer.truncate(count);
-        return Ok(buffer.freeze());
-    }
-    let file = Arc::clone(file);
-    let read = tokio::task::spawn_blocking(move || {
-        let count = file.read_at(&mut buffer, offset)?;
-        buffer.truncate(count);
-        if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(buffer.freeze()) }
-    });
-    read.await.map_err(io::Error::other)?
-}
-
-/// `None` when the disk would have to be waited for.
-pub(super) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
-    if !MAY_ASK.load(Ordering::Relaxed) {
-        return Ok(None);
-    }
-    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
-        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(count) => Ok(Some(count)),
-        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            MAY_ASK.store(false, Ordering::Relaxed);
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn reads_what_is_there_and_tells_the_end() {
-        let mut path = tempfile::NamedTempFile::new().unwrap();
-        io::Write::write_all(&mut path, b"0123456789").unwrap();
-        let file = Arc::new(path.reopen().unwrap());
-        assert_eq!(read_at(&file, 3, 4).await.unwrap(), &b"3456"[..]);
-        assert_eq!(read_at(&file, 8, 100).await.unwrap(), &b"89"[..]);
-        assert_eq!(read_at(&file, 10, 1).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    }
 
     #[test]
     fn readers_are_counted() {

@@ -21,11 +21,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::index::{Change, Index, millis};
-use super::reader::{READ_SIZE, Seen, read_cached};
+use super::reader::Seen;
 use super::{Inner, Store, health};
 use crate::config::{ByteSize, Cache};
 use crate::lifecycle::{self, Lifecycle};
 use crate::oci::Digest;
+use crate::section::{READ_SIZE, read_cached};
 
 /// How far a scrub is, or how the last one went. Times are in milliseconds since 1970.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

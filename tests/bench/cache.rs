@@ -134,7 +134,8 @@ impl Cache {
         timed(async {
             let blob = self.store.open_blob(&digest).await.expect("it is there");
             let mut body = std::pin::pin!(blob.read(ByteRange::whole(LENGTH)));
-            assert_eq!(body.next().await.unwrap().unwrap(), bytes);
+            let section = body.next().await.unwrap().unwrap();
+            assert_eq!(section.read().await.unwrap(), bytes);
         })
         .await
     }

@@ -104,7 +104,7 @@ async fn nobody_completes_what_has_rotted() {
     let mut stream = std::pin::pin!(opened.read(crate::oci::ByteRange::whole(1 << 20)));
     while let Some(piece) = futures_util::StreamExt::next(&mut stream).await {
         match piece {
-            Ok(piece) => bytes += piece.len() as u64,
+            Ok(piece) => bytes += piece.len(),
             Err(_) => failed = true,
         }
     }
