@@ -24,7 +24,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::sockopt::set_tcp_cork;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -49,6 +49,8 @@ struct Promised {
     sections: VecDeque<Section>,
     /// So many bytes have gone out of which their promises have not heard.
     kept: usize,
+    /// Nothing comes after them in this answer.
+    is_last: bool,
 }
 
 /// A buffer whose bytes are in a file.
@@ -63,6 +65,10 @@ pub(super) struct Outlet {
     stream: TcpStream,
     outbox: Outbox,
     front: Front,
+    /// The kernel sends full packets only.
+    is_corked: bool,
+    /// Something was sent since the last flush.
+    is_flowing: bool,
     /// Bytes sent from files since this connection last let others have the thread.
     run: u64,
     metrics: ServerMetrics,
@@ -79,7 +85,7 @@ enum Front {
 static STAND_IN: [u8; 1 << 20] = [0; 1 << 20];
 
 /// So much of files, then it is another connection's turn. A byte costs a third of what it does from memory.
-const RUN_LIMIT: u64 = 1 << 20;
+const RUN_LIMIT: u64 = 4 << 20;
 
 /// Below this it is cheaper to copy the bytes into the same packet as the head.
 pub(super) const LEAST: u64 = 32 << 10;
@@ -88,8 +94,21 @@ impl Outbox {
     /// Takes `section` in, and gives what hyper is to get in its place.
     pub(super) fn promise(&self, section: Section) -> Promise {
         let left = usize::try_from(section.len()).expect("a section is no longer than the store makes it");
-        self.promised().sections.push_back(section);
+        let mut promised = self.promised();
+        promised.sections.push_back(section);
+        promised.is_last = false;
+        drop(promised);
         Promise { left, outbox: self.clone() }
+    }
+
+    /// The answer is handed over to its last byte.
+    pub(super) fn complete(&self) {
+        self.promised().is_last = true;
+    }
+
+    fn is_complete(&self) -> bool {
+        let promised = self.promised();
+        promised.is_last && promised.sections.is_empty()
     }
 
     fn front(&self) -> Option<Section> {
@@ -160,13 +179,29 @@ impl Buf for Chunk {
 impl Outlet {
     /// `stream`, with what is promised in `outbox`.
     pub(super) fn new(stream: TcpStream, outbox: Outbox, metrics: ServerMetrics) -> Outlet {
-        Outlet { stream, outbox, front: Front::Unknown, run: 0, metrics }
+        let front = Front::Unknown;
+        Outlet { stream, outbox, front, is_corked: false, is_flowing: false, run: 0, metrics }
     }
 
-    /// What comes before a section, in the same packet as its first bytes.
-    fn poll_send_before(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-        self.poll_send(cx, || Ok(sendmsg(&self.stream, bufs, &mut SendAncillaryBuffer::default(), flags)?))
+    /// From here on until the answer pauses or ends, full packets only: the head goes with the first bytes, and the reader
+    /// is not woken for the odd end of each section. A byte to one client costs a quarter less (measured).
+    fn cork(&mut self) -> io::Result<()> {
+        if !self.is_corked {
+            set_tcp_cork(&self.stream, true)?;
+            self.is_corked = true;
+        }
+        Ok(())
+    }
+
+    /// What is held back goes out where nothing comes after it at once. hyper flushes after each piece, and once more when
+    /// it has to wait for the next one.
+    fn uncork(&mut self) -> io::Result<()> {
+        let is_flowing = std::mem::take(&mut self.is_flowing);
+        if self.is_corked && (!is_flowing || self.outbox.is_complete()) {
+            set_tcp_cork(&self.stream, false)?;
+            self.is_corked = false;
+        }
+        Ok(())
     }
 
     fn poll_send_section(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
@@ -178,11 +213,12 @@ impl Outlet {
         let section =
             self.outbox.front().ok_or_else(|| io::Error::other("a stand-in without its section"))?;
         ready!(self.front.poll_resident(cx, &section, &self.metrics))?;
-        let sent = self.poll_send(cx, || section.send(&self.stream, most));
-        let Poll::Ready(sent) = sent else {
+        self.cork()?;
+        let Poll::Ready(sent) = self.poll_send(cx, || section.send(&self.stream, most)) else {
             self.run = 0;
             return Poll::Pending;
         };
+        self.is_flowing = true;
         let count = sent?;
         self.run += count as u64;
         self.metrics.sent_from_file(count);
@@ -257,7 +293,10 @@ impl AsyncWrite for Outlet {
         match bufs.iter().position(|buf| is_stand_in(buf)) {
             None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
             Some(0) => self.poll_send_section(cx, bufs[0].len()),
-            Some(before) => self.poll_send_before(cx, &bufs[..before]),
+            Some(before) => {
+                self.cork()?;
+                Pin::new(&mut self.stream).poll_write_vectored(cx, &bufs[..before])
+            }
         }
     }
 
@@ -266,6 +305,7 @@ impl AsyncWrite for Outlet {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.uncork()?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

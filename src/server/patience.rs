@@ -329,6 +329,9 @@ impl http_body::Body for WatchedBody {
         if let Some(Ok(chunk @ Chunk::Bytes(_))) = &chunk {
             this.run += chunk.remaining();
         }
+        if let Some(outbox) = this.outbox.as_ref().filter(|_| this.body.missing() == 0) {
+            outbox.complete();
+        }
         this.busy.patience.state().since = Instant::now();
         Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
     }

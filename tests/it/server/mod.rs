@@ -2,6 +2,7 @@
 
 mod drain;
 mod exhausted;
+mod files;
 mod kit;
 mod limits;
 mod protocol;
