@@ -1,4 +1,4 @@
-use std::fmt::{self, Write};
+use std::fmt;
 use std::str::FromStr;
 
 use sha2::Digest as _;
@@ -91,11 +91,17 @@ impl Digest {
 
     /// The hexadecimal part in lower case, without the algorithm.
     pub fn hex(&self) -> String {
-        let mut text = String::with_capacity(2 * self.algorithm.size());
-        for byte in self.bytes() {
-            let _ = write!(text, "{byte:02x}");
+        self.with_hex(str::to_owned)
+    }
+
+    /// Digests are written many times for each request; by the standard formatter that took a fifteenth of its time.
+    fn with_hex<T>(&self, take: impl FnOnce(&str) -> T) -> T {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 128];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.bytes()) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
-        text
+        take(str::from_utf8(&text[..2 * self.algorithm.size()]).expect("digits are ASCII"))
     }
 
     /// The digest whose raw bytes are `raw`; `None` when the length does not fit the algorithm.
@@ -166,7 +172,9 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.as_str(), self.hex())
+        f.write_str(self.algorithm.as_str())?;
+        f.write_str(":")?;
+        self.with_hex(|hex| f.write_str(hex))
     }
 }
 

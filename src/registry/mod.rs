@@ -311,6 +311,9 @@ fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 
 /// Whether `If-None-Match` names this content (RFC 9110 §13.1.2: weak comparison).
 fn is_known(headers: &HeaderMap, digest: &Digest) -> bool {
+    if !headers.contains_key(&IF_NONE_MATCH) {
+        return false;
+    }
     let own = etag(digest);
     let mut tags = values(headers, &IF_NONE_MATCH).flat_map(|line| line.split(',')).map(str::trim);
     tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == own)

@@ -50,7 +50,7 @@ impl Answer {
 
     pub(super) fn with(mut self, name: HeaderName, value: impl ToString) -> Answer {
         // What stands here is made of checked grammar; anything else is left out rather than sent broken.
-        if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
+        if let Ok(value) = HeaderValue::try_from(value.to_string()) {
             self.headers.insert(name, value);
         }
         self

@@ -28,8 +28,10 @@ struct UnderWay {
 #[derive(Debug)]
 struct Pull {
     blobs: Arc<[Digest]>,
-    /// How often each is yet to be asked for; those that are not do not stand here.
-    expected: HashMap<Digest, usize>,
+    /// How often the manifest went out: so often each blob is expected to be asked for.
+    manifests: usize,
+    /// How often each was.
+    asked: HashMap<Digest, usize>,
     begun: Instant,
     /// When one of those was last asked for.
     last: Instant,
@@ -55,6 +57,10 @@ impl Default for Pulls {
 impl Pulls {
     /// The manifest goes out; `blobs` says what it consists of.
     pub(super) fn begin(&self, manifest: &Digest, blobs: impl FnOnce() -> Vec<Digest>) {
+        // A hot manifest goes out a hundred thousand times a second, and its blobs are not looked at each time.
+        if self.lock().again(manifest) {
+            return;
+        }
         let blobs = self.blobs.get_with(*manifest, || {
             // A layer may stand in a manifest twice, and is asked for once.
             blobs().into_iter().take(MOST_BLOBS).collect::<HashSet<_>>().into_iter().collect()
@@ -83,7 +89,7 @@ impl Pulls {
     pub(super) fn expect(&self, blob: &Digest, is_busy: impl Fn(&Digest) -> bool) -> bool {
         let (under_way, now) = (self.lock(), Instant::now());
         let pulls = under_way.of.get(blob).into_iter().flatten().filter_map(|it| under_way.pulls.get(it));
-        pulls.filter(|pull| pull.expected.contains_key(blob)).any(|pull| pull.goes_on(now, &is_busy))
+        pulls.filter(|pull| pull.expects(blob)).any(|pull| pull.goes_on(now, &is_busy))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, UnderWay> {
@@ -98,12 +104,18 @@ impl UnderWay {
         for blob in blobs.iter() {
             self.of.entry(*blob).or_default().insert(manifest);
         }
-        let new = || Pull { blobs, expected: HashMap::new(), begun: now, last: now };
-        let pull = self.pulls.entry(manifest).or_insert_with(new);
+        let new = || Pull { blobs, manifests: 0, asked: HashMap::new(), begun: now, last: now };
+        self.pulls.entry(manifest).or_insert_with(new);
+        self.again(&manifest);
+    }
+
+    /// One more client pulls this; whether there is such a pull.
+    fn again(&mut self, manifest: &Digest) -> bool {
+        let Some(pull) = self.pulls.get_mut(manifest) else { return false };
+        let now = Instant::now();
         (pull.begun, pull.last) = (now, now);
-        for blob in pull.blobs.iter() {
-            *pull.expected.entry(*blob).or_default() += 1;
-        }
+        pull.manifests += 1;
+        true
     }
 
     fn go_on(&mut self, blob: &Digest) {
@@ -112,7 +124,7 @@ impl UnderWay {
         for manifest in manifests {
             let Some(pull) = self.pulls.get_mut(&manifest) else { continue };
             pull.ask(blob, now);
-            if pull.expected.is_empty() {
+            if pull.is_over() {
                 self.end(&manifest);
             }
         }
@@ -133,13 +145,19 @@ impl UnderWay {
 
 impl Pull {
     fn ask(&mut self, blob: &Digest, now: Instant) {
-        if let Some(count) = self.expected.get_mut(blob) {
+        let count = self.asked.entry(*blob).or_default();
+        if *count < self.manifests {
+            *count += 1;
             self.last = now;
-            *count -= 1;
-            if *count == 0 {
-                self.expected.remove(blob);
-            }
         }
+    }
+
+    fn expects(&self, blob: &Digest) -> bool {
+        self.asked.get(blob).copied().unwrap_or_default() < self.manifests
+    }
+
+    fn is_over(&self) -> bool {
+        !self.blobs.iter().any(|blob| self.expects(blob))
     }
 
     fn goes_on(&self, now: Instant, is_busy: impl Fn(&Digest) -> bool) -> bool {
