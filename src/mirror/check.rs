@@ -72,7 +72,7 @@ impl Inner {
                 Ok(hit(stamp))
             }
             (Verdict::Absent, _) => Err(Error::Offline),
-            (_, remembered) => self.ask(target, name, remembered, errand).await,
+            (_, remembered) => Box::pin(self.ask(target, name, remembered, errand)).await,
         }
     }
 

@@ -126,9 +126,24 @@ impl Inner {
         digest: &Digest,
         errand: &Errand,
     ) -> Result<ManifestAnswer, Error> {
+        match self.cached_manifest(target, digest, errand).await? {
+            Some(answer) => Ok(answer),
+            None => Box::pin(self.missing_manifest(target, digest, errand)).await,
+        }
+    }
+
+    async fn missing_manifest(
+        self: &Arc<Self>,
+        target: &Target,
+        digest: &Digest,
+        errand: &Errand,
+    ) -> Result<ManifestAnswer, Error> {
         let (mut party, mut refused) = (None, super::given_up());
-        for _ in 0..MOST_TRIES {
-            if let Some(answer) = self.cached_manifest(target, digest, errand).await? {
+        for attempt in 0..MOST_TRIES {
+            // Others may have left it meanwhile.
+            if attempt > 0
+                && let Some(answer) = self.cached_manifest(target, digest, errand).await?
+            {
                 return Ok(answer);
             }
             self.may_ask(target, &Subject::Manifest(*digest)).await?;
@@ -159,20 +174,21 @@ impl Inner {
         digest: &Digest,
         errand: &Errand,
     ) -> Result<Option<ManifestAnswer>, Error> {
-        let (link, served) = match self.proof(target, digest).filter(|link| link.is_manifest) {
-            Some(link) => (link, Served::Hit),
-            None if self.store.size(digest).await.is_some() => {
-                match self.prove(target, digest, true, errand).await {
-                    // A GET is the proof then.
-                    Err(error) if error.refuses_head() => return Ok(None),
-                    proven => (proven?, Served::Revalidated),
-                }
-            }
-            None => return Ok(None),
+        if let Some((link, bytes)) = self.store.manifest(&target.repository, digest).await {
+            return Ok(Some(answer(*digest, Document::of(bytes, Some(&link.media_type)), Served::Hit)));
+        }
+        if self.store.size(digest).await.is_none() {
+            return Ok(None);
+        }
+        // Boxed: what a hit does not need would make each of them move kilobytes about.
+        let link = match Box::pin(self.prove(target, digest, true, errand)).await {
+            // A GET is the proof then.
+            Err(error) if error.refuses_head() => return Ok(None),
+            proven => proven?,
         };
         // Only now: the digest of a layer may be asked for as a manifest, and nobody reads that into memory (I7).
         let Some(bytes) = self.store.document(digest).await else { return Ok(None) };
-        Ok(Some(answer(*digest, Document::of(bytes, Some(&link.media_type)), served)))
+        Ok(Some(answer(*digest, Document::of(bytes, Some(&link.media_type)), Served::Revalidated)))
     }
 
     async fn fetch(self: Arc<Self>, target: Target, digest: Digest, errand: Errand) -> Fetched {

@@ -126,15 +126,17 @@ impl Registry {
             }
             OciRequest::Blob { name, digest } => {
                 let target = self.admit(Kind::Blob, &name, host, &asked, record)?;
-                self.blob(&target, &digest, &asked, record).await
+                // Boxed, so that a manifest's answer does not move about what only these need.
+                Box::pin(self.blob(&target, &digest, &asked, record)).await
             }
             OciRequest::Tags { name, page } => {
                 let target = self.admit(Kind::Tags, &name, host, &asked, record)?;
-                self.tags(&target, &page, &asked, record).await
+                Box::pin(self.tags(&target, &page, &asked, record)).await
             }
             OciRequest::Referrers { name, digest, artifact_type } => {
                 let target = self.admit(Kind::Referrers, &name, host, &asked, record)?;
-                self.referrers(&target, &digest, artifact_type.as_deref(), &asked, record).await
+                let referrers = self.referrers(&target, &digest, artifact_type.as_deref(), &asked, record);
+                Box::pin(referrers).await
             }
         };
         answer.map(|answer| answer.namespace(asked.ns.as_ref()))

@@ -32,7 +32,7 @@ pub(super) struct Record {
     first_byte: Option<Duration>,
 }
 
-/// Of a path from outside, so much goes into the log.
+/// Of a path from outside, so many bytes go into the log.
 const LONGEST_PATH: usize = 300;
 
 impl Record {
@@ -41,7 +41,7 @@ impl Record {
             metrics: metrics.clone(),
             begun: Instant::now(),
             method: request.method().clone(),
-            path: request.uri().path().chars().take(LONGEST_PATH).collect(),
+            path: shortened(request.uri().path()),
             client: request.extensions().get::<Peer>().map(|peer| peer.addr),
             target: None,
             kind: None,
@@ -130,8 +130,8 @@ impl Record {
             (self.first_byte.map(millis), millis(self.begun.elapsed()))
         };
         let (first_ms, ms) = line();
-        let repository = self.target.as_ref().map(|target| target.repository.to_string());
-        let client = self.client.map(|client| client.to_string());
+        let repository = self.target.as_ref().map(|target| tracing::field::display(&target.repository));
+        let client = self.client.map(tracing::field::display);
         macro_rules! write_line {
             ($level:ident) => {
                 tracing::$level!(
@@ -170,4 +170,9 @@ impl Drop for Record {
         self.count();
         self.log();
     }
+}
+
+/// As much of it as goes into the log.
+fn shortened(path: &str) -> String {
+    path[..path.floor_char_boundary(LONGEST_PATH)].to_owned()
 }

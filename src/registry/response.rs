@@ -34,6 +34,9 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
+/// Those of a manifest by tag: a map that grows on the way is hashed anew each time.
+const MOST_HEADERS: usize = 12;
+
 /// By digest: it will never be anything else (RFC 8246).
 const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immutable");
 /// By tag, and lists: ask this mirror each time.
@@ -42,7 +45,7 @@ const NEVER: HeaderValue = HeaderValue::from_static("no-store");
 
 impl Answer {
     pub(super) fn new(status: StatusCode) -> Answer {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderMap::with_capacity(MOST_HEADERS);
         // Old clients take a registry without it for one of the first version.
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         Answer { status, headers, payload: Payload::Empty }
@@ -97,7 +100,9 @@ impl Answer {
     }
 
     pub(super) fn served(self, served: Served) -> Answer {
-        self.with(CACHE_STATUS, served.cache_status())
+        let mut answer = self;
+        answer.headers.insert(CACHE_STATUS, HeaderValue::from_static(served.cache_status()));
+        answer
     }
 
     /// The client has it already (RFC 9110 §15.4.5).

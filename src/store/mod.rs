@@ -16,6 +16,7 @@
 mod admission;
 mod claims;
 mod disk;
+mod documents;
 mod error;
 mod health;
 mod index;
@@ -47,6 +48,7 @@ pub use reader::{Blob, HOLD_BACK, SECTION};
 pub use scrub::Scrub;
 
 use self::claims::Claims;
+use self::documents::Documents;
 use self::health::Health;
 use self::index::{Change, Index, millis};
 use self::leftovers::Leftovers;
@@ -129,13 +131,10 @@ struct Inner {
     // One at a time looks for victims, so that two do not each evict for the other's need.
     evicting: tokio::sync::Mutex<()>,
     // Documents in memory: manifests are small, hot and asked for by everyone.
-    documents: moka::future::Cache<Digest, Bytes>,
+    documents: Documents,
     metrics: StoreMetrics,
     _lock: File,
 }
-
-/// Bytes of documents held in memory.
-const DOCUMENTS: u64 = 16 << 20;
 
 /// What is larger is a blob, and is never read into memory as a whole (I7).
 const LARGEST_DOCUMENT: u64 = 32 << 20;
@@ -159,11 +158,6 @@ impl Store {
         }
         let metrics = StoreMetrics::new(metrics);
         let space = Arc::new(Space::new(config, index.totals(), metrics.clone()));
-        let documents = moka::future::Cache::builder()
-            .max_capacity(DOCUMENTS)
-            .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
-            // The default policy refuses every newcomer while old entries are warm.
-            .eviction_policy(moka::policy::EvictionPolicy::lru());
         let inner = Arc::new(Inner {
             scrubber: Scrubber::new(config, &index),
             tree,
@@ -181,7 +175,7 @@ impl Store {
             doubtful: Mutex::default(),
             used: Mutex::default(),
             evicting: tokio::sync::Mutex::default(),
-            documents: documents.build(),
+            documents: Documents::default(),
             metrics,
             _lock: lock,
         });
@@ -251,6 +245,19 @@ impl Store {
         Some(bytes)
     }
 
+    /// The bytes of a manifest, and the proof that `repository` contains it as such; `None` where one of them is not
+    /// here. Marks it as used.
+    pub async fn manifest(&self, repository: &Repository, digest: &Digest) -> Option<(Link, Bytes)> {
+        if let Some(held) = self.0.documents.linked(repository, digest).await {
+            self.0.mark_used(digest);
+            return Some(held);
+        }
+        let link = self.link(repository, digest).filter(|link| link.is_manifest)?;
+        let bytes = self.document(digest).await?;
+        self.0.documents.link(repository, digest, &link).await;
+        Some((link, bytes))
+    }
+
     /// Keeps a small document that is whole in memory.
     ///
     /// # Errors
@@ -294,7 +301,10 @@ impl Store {
     /// # Errors
     /// The index's.
     pub async fn add_link(&self, repository: &Repository, digest: Digest, link: Link) -> Result<(), Error> {
-        self.0.change(Change::Linked(repository.clone(), digest, link)).await
+        let changed = self.0.change(Change::Linked(repository.clone(), digest, link)).await;
+        // It may be held with what an earlier proof said.
+        self.0.documents.invalidate(&digest).await;
+        changed
     }
 
     /// What `name` means in `repository`, however long ago that was confirmed.

@@ -309,6 +309,35 @@ async fn documents_come_from_memory_and_from_disk() {
     end(store, life).await;
 }
 
+/// I5, also for what is held in memory.
+#[tokio::test]
+async fn a_manifest_is_had_through_repositories_that_contain_it_and_no_other() {
+    let house = House::new(3000);
+    let (store, life) = house.start();
+    let (digest, bytes) = blob(8, 2000);
+    let [own, other] = ["docker.io/library/own", "docker.io/library/other"].map(|name| name.parse().unwrap());
+    let link = |media_type: &str| Link { size: 2000, is_manifest: true, media_type: media_type.to_owned() };
+    store.put_document(digest, bytes.clone()).await.unwrap();
+    store.add_link(&own, digest, link("a")).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(store.manifest(&own, &digest).await, Some((link("a"), bytes.clone())));
+        assert_eq!(store.manifest(&other, &digest).await, None);
+    }
+    store.add_link(&own, digest, link("b")).await.unwrap();
+    assert_eq!(store.manifest(&own, &digest).await, Some((link("b"), bytes.clone())));
+    // Evicted, and back through another repository.
+    drop(store.partial(blob(9, 3000).0, Some(3000)).await.unwrap());
+    assert_eq!(store.manifest(&own, &digest).await, None);
+    store.put_document(digest, bytes.clone()).await.unwrap();
+    store.add_link(&other, digest, link("c")).await.unwrap();
+    assert_eq!(store.manifest(&own, &digest).await, None);
+    assert_eq!(store.manifest(&other, &digest).await, Some((link("c"), bytes)));
+    // A layer is none.
+    store.add_link(&own, digest, Link { is_manifest: false, ..link("") }).await.unwrap();
+    assert_eq!(store.manifest(&own, &digest).await, None);
+    end(store, life).await;
+}
+
 #[tokio::test]
 async fn many_who_need_a_little_evict_a_little() {
     let house = House::new(3000);

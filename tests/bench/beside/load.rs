@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tidelock::oci::Algorithm;
 
 use super::content::{Image, MANIFEST};
+use super::rivals::Core;
 
 /// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -198,8 +198,8 @@ pub(crate) fn first_byte(client: &mut Client, path: &str) -> Duration {
 }
 
 /// wrk, on so many connections that are kept.
-pub(crate) fn wrk(port: u16, path: &str, connections: usize, time: Duration) -> Rate {
-    let mut command = Command::new("/usr/bin/wrk");
+pub(crate) fn wrk(port: u16, path: &str, connections: usize, time: Duration, core: Core) -> Rate {
+    let mut command = core.command("/usr/bin/wrk");
     command.args(["-t1", "--latency", "-H"]).arg(format!("Accept: {MANIFEST}"));
     command.arg(format!("-c{connections}")).arg(format!("-d{}s", time.as_secs()));
     let output = command.arg(format!("http://127.0.0.1:{port}{path}")).output().unwrap();

@@ -86,8 +86,31 @@ fn ticks(id: u32) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
+/// Where a program may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Core {
+    /// Wherever there is room.
+    Any,
+    /// On the first core alone; who asks it runs on the second then, so that neither takes the other's time.
+    First,
+    Second,
+}
+
+impl Core {
+    pub(crate) fn command(self, program: &str) -> Command {
+        let core = match self {
+            Core::Any => return Command::new(program),
+            Core::First => "0",
+            Core::Second => "1",
+        };
+        let mut command = Command::new("/usr/bin/taskset");
+        command.args(["-c", core, program]);
+        command
+    }
+}
+
 /// Two workers, as there are threads of Tidelock on two cores; the rest as its handbook advises for static files.
-pub(crate) fn nginx(folder: &Path, root: &Path, tls: Option<(&Path, &Path)>) -> Running {
+pub(crate) fn nginx(folder: &Path, root: &Path, tls: Option<(&Path, &Path)>, core: Core) -> Running {
     let port = free_port();
     let tls = tls.map(|(certificate, key)| {
         let (certificate, key) = (certificate.display(), key.display());
@@ -104,11 +127,11 @@ pub(crate) fn nginx(folder: &Path, root: &Path, tls: Option<(&Path, &Path)>) -> 
     );
     let file = folder.join("nginx.conf");
     fs::write(&file, config).unwrap();
-    Running::start(Command::new("/usr/sbin/nginx").arg("-c").arg(file), port)
+    Running::start(core.command("/usr/sbin/nginx").arg("-c").arg(file), port)
 }
 
 /// As Debian ships it, without its login.
-pub(crate) fn docker_registry(folder: &Path, upstream: u16) -> Running {
+pub(crate) fn docker_registry(folder: &Path, upstream: u16, core: Core) -> Running {
     let port = free_port();
     let config = format!(
         "version: 0.1\n\
@@ -120,11 +143,24 @@ pub(crate) fn docker_registry(folder: &Path, upstream: u16) -> Running {
     );
     let file = folder.join("registry.yml");
     fs::write(&file, config).unwrap();
-    Running::start(Command::new("/usr/bin/docker-registry").arg("serve").arg(file), port)
+    Running::start(core.command("/usr/bin/docker-registry").arg("serve").arg(file), port)
 }
 
-/// As it is built for release, with what `more` says of its upstream and its server. Its log goes nowhere, but is written.
-pub(crate) fn tidelock(cache: &Path, upstream: u16, server: &str, more: &str) -> Running {
+/// As it is built for release, with what `more` says of its upstream and its server. It says nothing of each request, as
+/// the others do not.
+pub(crate) fn tidelock(cache: &Path, upstream: u16, server: &str, more: &str, core: Core) -> Running {
+    let more = format!("{more}\n[log]\nlevel = \"warn\"\n");
+    tidelock_by(core.command(env!("CARGO_BIN_EXE_tidelock")), cache, upstream, server, &more)
+}
+
+/// The same, started by `command`, and with its log, which goes nowhere.
+pub(crate) fn tidelock_by(
+    mut command: Command,
+    cache: &Path,
+    upstream: u16,
+    server: &str,
+    more: &str,
+) -> Running {
     let port = free_port();
     let config = format!(
         "[server]\nlisten = [\"127.0.0.1:{port}\"]\nadmin_listen = \"127.0.0.1:{}\"\n{server}\n\
@@ -135,7 +171,6 @@ pub(crate) fn tidelock(cache: &Path, upstream: u16, server: &str, more: &str) ->
     );
     let file = cache.join("bench.toml");
     fs::write(&file, config).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidelock"));
     command.arg("--config").arg(file).arg("--cache-dir").arg(cache);
     Running::start(&mut command, port)
 }

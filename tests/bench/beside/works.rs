@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::content::{Blob, Image};
 use super::load::{self, Client, Wire};
 use super::place::Place;
-use super::rivals::{self, Running};
+use super::rivals::{self, Core, Running};
 use super::table::{Goal, Table};
 use super::upstream::{Slowness, Upstream};
 
@@ -86,7 +86,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn set(place: &Place, tls: bool) -> Scene {
+    fn set(place: &Place, tls: bool, core: Core) -> Scene {
         let (upstream, root) = (Upstream::start(), place.folder("root"));
         let (large, many) = (Image::new(1, 1, 1024 * MIB), Image::new(2, 16, 64 * MIB));
         for image in [&large, &many] {
@@ -108,9 +108,10 @@ impl Scene {
             (String::new(), None, Wire::Clear)
         };
         let files = tls.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
-        let nginx = rivals::nginx(&here, &root, files);
-        let ours = rivals::tidelock(&place.folder("cache"), upstream.port, &server, "");
-        let docker = tls.is_none().then(|| rivals::docker_registry(&place.folder("docker"), upstream.port));
+        let nginx = rivals::nginx(&here, &root, files, core);
+        let ours = rivals::tidelock(&place.folder("cache"), upstream.port, &server, "", core);
+        let docker =
+            tls.is_none().then(|| rivals::docker_registry(&place.folder("docker"), upstream.port, core));
         let scene = Scene { _upstream: upstream, large, many, root, nginx, ours, docker, wire };
         scene.warm();
         scene
@@ -151,7 +152,7 @@ impl Scene {
 }
 
 fn blobs(place: &Place, scale: &Scale, table: &mut Table, tls: bool) {
-    let scene = Scene::set(place, tls);
+    let scene = Scene::set(place, tls, Core::Any);
     let over = if tls { " over TLS 1.3" } else { "" };
     let (fast, cheap) = if tls { (1.2, 0.6) } else { (0.95, 1.1) };
     for (image, what) in [(&scene.large, "1 stream of 1 GiB"), (&scene.many, "16 streams of 64 MiB")] {
@@ -159,7 +160,7 @@ fn blobs(place: &Place, scale: &Scale, table: &mut Table, tls: bool) {
         for round in 0..scale.rounds {
             nginx.extend([scene.read(&scene.nginx, &scene.wire, image, scale.times)]);
             ours.extend([scene.read(&scene.ours, &scene.wire, image, scale.times)]);
-            if let Some(rival) = scene.docker.as_ref().filter(|_| round < 3) {
+            if let Some(rival) = scene.docker.as_ref().filter(|_| round < 2) {
                 docker.extend([scene.read(rival, &Wire::Clear, image, 1)]);
             }
         }
@@ -174,7 +175,7 @@ fn blobs(place: &Place, scale: &Scale, table: &mut Table, tls: bool) {
 }
 
 fn manifests(place: &Place, scale: &Scale, table: &mut Table) {
-    let scene = Scene::set(place, false);
+    let scene = Scene::set(place, false, Core::First);
     let (image, docker) = (&scene.many, scene.docker.as_ref().unwrap());
     for (path, what) in [(image.path(), "by digest"), (image.tag_path(), "by a fresh tag")] {
         let rivals =
@@ -183,7 +184,7 @@ fn manifests(place: &Place, scale: &Scale, table: &mut Table) {
         for _ in 0..scale.rounds {
             for ((who, path), figures) in rivals.iter().zip(&mut rounds) {
                 let before = who.cpu();
-                let rate = load::wrk(who.port, path, 64, scale.time);
+                let rate = load::wrk(who.port, path, 64, scale.time, Core::Second);
                 let cpu = (who.cpu() - before).as_secs_f64() * 1000.0 / rate.requests;
                 let [p50, p99] = [rate.p50, rate.p99].map(|time| time.as_secs_f64() * 1000.0);
                 figures
@@ -220,7 +221,7 @@ fn forget(files: &[PathBuf]) {
 }
 
 fn cold(place: &Place, scale: &Scale, table: &mut Table) {
-    let scene = Scene::set(place, false);
+    let scene = Scene::set(place, false, Core::Any);
     let image = &scene.many;
     let cached = |blob: &Blob| {
         let hex = blob.digest.strip_prefix("sha256:").unwrap();
@@ -249,7 +250,7 @@ fn cold(place: &Place, scale: &Scale, table: &mut Table) {
                     }
                     speeds
                 });
-                let rate = load::wrk(who.port, path, 8, scale.time);
+                let rate = load::wrk(who.port, path, 8, scale.time, Core::Any);
                 stop.store(true, std::sync::atomic::Ordering::Release);
                 speeds[place].extend(reader.join().unwrap());
                 rate
@@ -265,7 +266,7 @@ fn cold(place: &Place, scale: &Scale, table: &mut Table) {
 
 /// What a pull through an empty mirror takes; each object is asked for once.
 fn pull_cold(place: &Place, upstream: &Upstream, image: &Image, more: &str) -> f64 {
-    let mirror = rivals::tidelock(&place.empty("cold"), upstream.port, "", more);
+    let mirror = rivals::tidelock(&place.empty("cold"), upstream.port, "", more, Core::Any);
     upstream.counts();
     let time = load::pull(mirror.port, image).as_secs_f64();
     let (counts, wanted) = (upstream.counts(), image.blobs().map(|blob| blob.length).sum::<u64>());
@@ -313,7 +314,7 @@ fn misses(place: &Place, scale: &Scale, table: &mut Table) {
 fn first_bytes(place: &Place, upstream: &Upstream, table: &mut Table) {
     let images: Vec<Image> = (0..FIRST_BYTES).map(|number| Image::new(100 + number, 1, 200_000)).collect();
     images.iter().for_each(|image| upstream.hold(image));
-    let mirror = rivals::tidelock(&place.empty("cold"), upstream.port, "", "read_ahead = false\n");
+    let mirror = rivals::tidelock(&place.empty("cold"), upstream.port, "", "read_ahead = false\n", Core::Any);
     let [mut direct, mut ours] = [upstream.port, mirror.port].map(|port| Client::new(port, &Wire::Clear));
     let millis = |time: Duration| time.as_secs_f64() * 1000.0;
     for what in ["cold manifest", "cold blob of 200 kB"] {
@@ -333,7 +334,7 @@ fn herd(place: &Place, scale: &Scale, table: &mut Table) {
     upstream.hold(&image);
     let (blob, root) = (&image.layers[0], place.folder("root"));
     blob.write(&root.join(&blob.digest));
-    let nginx = rivals::nginx(&here, &root, None);
+    let nginx = rivals::nginx(&here, &root, None, Core::Any);
     let [mut ours, mut theirs, mut peak] = [const { Vec::new() }; 3];
     for _ in 0..scale.rounds.min(3) {
         theirs.push(
@@ -341,7 +342,7 @@ fn herd(place: &Place, scale: &Scale, table: &mut Table) {
                 .0
                 .as_secs_f64(),
         );
-        let mirror = rivals::tidelock(&place.empty("cold"), upstream.port, "", "");
+        let mirror = rivals::tidelock(&place.empty("cold"), upstream.port, "", "", Core::Any);
         upstream.counts();
         ours.push(
             load::read_all(mirror.port, &Wire::Clear, &vec![image.path_of(blob); HERD], 1).0.as_secs_f64(),
@@ -382,10 +383,10 @@ fn settled(who: &Running, field: &str) -> f64 {
 
 fn memory(place: &Place, _scale: &Scale, table: &mut Table) {
     let upstream = Upstream::start();
-    let idle = rivals::tidelock(&place.empty("cold"), upstream.port, "", "");
+    let idle = rivals::tidelock(&place.empty("cold"), upstream.port, "", "", Core::Any);
     table.row("idle", "resident MiB", vec![settled(&idle, "VmRSS:")], None, Goal::AtMost(30.0));
     drop((idle, upstream));
-    let scene = Scene::set(place, false);
+    let scene = Scene::set(place, false, Core::Any);
     let blob = &scene.large.layers[0];
     let work = format!("{STALLED} stalled clients of a 1 GiB blob");
     let ours = stall(scene.ours.port, &scene.large.path_of(blob));
