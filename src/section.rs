@@ -10,8 +10,8 @@ use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -32,6 +32,16 @@ pub enum Piece {
     Bytes(Bytes),
     /// In a file.
     Section(Section),
+}
+
+/// A buffer that is used again when what was read into it has gone out. A new one would be zeroed each time.
+#[derive(Debug, Default)]
+pub struct Spare(Arc<Mutex<Option<Vec<u8>>>>);
+
+/// The buffer while it is away.
+struct Lent {
+    buffer: Vec<u8>,
+    home: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 /// Is told why a section could not be read. May be called several times, from any thread, and must not wait.
@@ -78,14 +88,11 @@ impl Section {
     ///
     /// # Errors
     /// The disk's; `UnexpectedEof` when the file is shorter than it should be.
-    pub fn read_now(&self) -> io::Result<Option<Bytes>> {
-        let mut buffer = BytesMut::zeroed(size(self.len()));
-        let count =
-            read_cached(&self.file, &mut buffer, self.start).inspect_err(|error| self.failed(error))?;
-        Ok(count.map(|count| {
-            buffer.truncate(count);
-            buffer.freeze()
-        }))
+    pub fn read_now(&self, spare: &Spare) -> io::Result<Option<Bytes>> {
+        let (mut lent, most) = (spare.lend(), size(self.len()));
+        let read = read_cached(&self.file, &mut lent.buffer[..most], self.start);
+        let count = read.inspect_err(|error| self.failed(error))?;
+        Ok(count.map(|count| Bytes::from_owner(lent).slice(..count)))
     }
 
     /// Its first bytes, at most [`READ_SIZE`], waiting for the disk if need be.
@@ -158,6 +165,25 @@ impl Section {
 impl fmt::Debug for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Section({}..{})", self.start, self.end)
+    }
+}
+
+impl Spare {
+    fn lend(&self) -> Lent {
+        let buffer = lock(&self.0).take();
+        Lent { buffer: buffer.unwrap_or_else(|| vec![0; READ_SIZE]), home: Arc::clone(&self.0) }
+    }
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        *lock(&self.home) = Some(std::mem::take(&mut self.buffer));
     }
 }
 
@@ -234,6 +260,11 @@ fn read_waiting(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in there is whole or not there.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Of `most` bytes, how many are read at once.
 fn size(most: u64) -> usize {
     usize::try_from(most).unwrap_or(READ_SIZE).min(READ_SIZE)
@@ -250,7 +281,6 @@ fn is_of_the_file(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Mutex;
 
     use super::*;
 
@@ -298,6 +328,22 @@ mod tests {
         assert!(section.clone().read().await.is_err());
         assert!(section.clone().warm().await.is_err());
         assert_eq!(*told.lock().unwrap(), 3);
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_when_it_is_free() {
+        let (section, spare) = (Section::new(file_of(b"0123456789"), 0..10), Spare::default());
+        // Where the file system cannot tell what is in memory, nothing is read like this.
+        let Some(first) = section.read_now(&spare).unwrap() else { return };
+        let second = section.read_now(&spare).unwrap().unwrap();
+        assert_eq!((&first[..], &second[..]), (&b"0123456789"[..], &b"0123456789"[..]));
+        let place = first.as_ptr();
+        assert_ne!(place, second.as_ptr());
+        drop((second, first));
+        let mut section = section;
+        section.advance(9);
+        let third = section.read_now(&spare).unwrap().unwrap();
+        assert_eq!((&third[..], third.as_ptr()), (&b"9"[..], place));
     }
 
     #[test]

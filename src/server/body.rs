@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 
 use super::outlet::{Chunk, LEAST, Outbox};
-use crate::section::{Piece, Section};
+use crate::section::{Piece, Section, Spare};
 
 /// Any error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -21,7 +21,7 @@ pub struct Body(Kind);
 
 enum Kind {
     Whole(Bytes),
-    Stream { pieces: BoxStream<'static, io::Result<Piece>>, missing: u64, copying: Copying },
+    Stream { pieces: BoxStream<'static, io::Result<Piece>>, missing: u64, copying: Copying, spare: Spare },
 }
 
 /// A section that goes out through memory.
@@ -59,7 +59,8 @@ impl Body {
         exact_len: u64,
     ) -> Body {
         let pieces = Box::pin(pieces.map_ok(Into::into));
-        Body(Kind::Stream { pieces, missing: exact_len, copying: Copying::Nothing })
+        let (copying, spare) = (Copying::Nothing, Spare::default());
+        Body(Kind::Stream { pieces, missing: exact_len, copying, spare })
     }
 
     /// What goes out next. What is in a file goes into the `outbox`, where there is one; else it is read.
@@ -68,13 +69,13 @@ impl Body {
         cx: &mut Context<'_>,
         outbox: Option<&Outbox>,
     ) -> Poll<Option<Result<Chunk, BoxError>>> {
-        let (pieces, missing, copying) = match &mut self.0 {
+        let (pieces, missing, copying, spare) = match &mut self.0 {
             Kind::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Kind::Whole(bytes) => return Poll::Ready(Some(Ok(Chunk::Bytes(std::mem::take(bytes))))),
-            Kind::Stream { pieces, missing, copying } => (pieces, missing, copying),
+            Kind::Stream { pieces, missing, copying, spare } => (pieces, missing, copying, spare),
         };
         loop {
-            if let Some(bytes) = ready!(copying.poll_bytes(cx)?) {
+            if let Some(bytes) = ready!(copying.poll_bytes(cx, spare)?) {
                 *missing -= bytes.len() as u64;
                 return Poll::Ready(Some(Ok(Chunk::Bytes(bytes))));
             }
@@ -115,12 +116,12 @@ impl Body {
 
 impl Copying {
     /// The next bytes; none where there is nothing more of the section.
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, spare: &Spare) -> Poll<io::Result<Option<Bytes>>> {
         loop {
             match std::mem::replace(self, Copying::Nothing) {
                 Copying::Nothing => return Poll::Ready(Ok(None)),
                 Copying::Next(section) if section.is_empty() => {}
-                Copying::Next(section) => match section.read_now()? {
+                Copying::Next(section) => match section.read_now(spare)? {
                     Some(bytes) => return Poll::Ready(Ok(Some(self.read(bytes, section)))),
                     None => *self = Copying::Reading(Box::pin(section.clone().read()), section),
                 },
