@@ -89,10 +89,17 @@ impl Section {
     /// # Errors
     /// The disk's; `UnexpectedEof` when the file is shorter than it should be.
     pub fn read_now(&self, spare: &Spare) -> io::Result<Option<Bytes>> {
-        let (mut lent, most) = (spare.lend(), size(self.len()));
-        let read = read_cached(&self.file, &mut lent.buffer[..most], self.start);
-        let count = read.inspect_err(|error| self.failed(error))?;
-        Ok(count.map(|count| Bytes::from_owner(lent).slice(..count)))
+        let read = |buffer: &mut [u8]| {
+            read_cached(&self.file, buffer, self.start).inspect_err(|error| self.failed(error))
+        };
+        let most = size(self.len());
+        if most < READ_SIZE {
+            // A thousand small parts may wait for a client at once.
+            let mut buffer = BytesMut::zeroed(most);
+            return Ok(read(&mut buffer)?.map(|count| buffer.split_to(count).freeze()));
+        }
+        let mut lent = spare.lend();
+        Ok(read(&mut lent.buffer)?.map(|count| Bytes::from_owner(lent).slice(..count)))
     }
 
     /// Its first bytes, at most [`READ_SIZE`], waiting for the disk if need be.
@@ -332,18 +339,22 @@ mod tests {
 
     #[test]
     fn a_buffer_is_used_again_when_it_is_free() {
-        let (section, spare) = (Section::new(file_of(b"0123456789"), 0..10), Spare::default());
+        let bytes = [b'a', b'b'].map(|byte| vec![byte; READ_SIZE]).concat();
+        let (mut section, spare) = (Section::new(file_of(&bytes), 0..bytes.len() as u64), Spare::default());
         // Where the file system cannot tell what is in memory, nothing is read like this.
         let Some(first) = section.read_now(&spare).unwrap() else { return };
         let second = section.read_now(&spare).unwrap().unwrap();
-        assert_eq!((&first[..], &second[..]), (&b"0123456789"[..], &b"0123456789"[..]));
+        assert!(first == bytes[..READ_SIZE] && second == first);
         let place = first.as_ptr();
         assert_ne!(place, second.as_ptr());
         drop((second, first));
-        let mut section = section;
-        section.advance(9);
+        section.advance(READ_SIZE as u64);
         let third = section.read_now(&spare).unwrap().unwrap();
-        assert_eq!((&third[..], third.as_ptr()), (&b"9"[..], place));
+        assert!(third == bytes[READ_SIZE..] && third.as_ptr() == place);
+        // A short one does not take it.
+        section.advance(READ_SIZE as u64 - 1);
+        let last = section.read_now(&spare).unwrap().unwrap();
+        assert!(last == "b" && last.as_ptr() != place);
     }
 
     #[test]
