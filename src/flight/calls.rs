@@ -33,6 +33,10 @@ const MOST_TRIES: usize = 3;
 
 type Pending<T> = watch::Receiver<Option<T>>;
 
+/// By what work tells its outcome before it has ended: what remains to be done is nothing to those who wait.
+#[derive(Debug)]
+pub struct Early<T>(Arc<watch::Sender<Option<T>>>);
+
 /// Takes the entry out when the work ends, also by a panic.
 struct Entry<K: Eq + Hash, T> {
     under_way: Arc<Mutex<HashMap<K, Work<T>>>>,
@@ -52,6 +56,19 @@ where
     /// Joins the work for `key`, or begins `work` on this errand. Work that is joined becomes as urgent as whoever
     /// joins it. `None` when the work panicked.
     pub async fn call<F>(&self, key: K, errand: &Errand, work: impl FnOnce() -> F) -> Option<(T, Role)>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.call_early(key, errand, |_| work()).await
+    }
+
+    /// The same for work that may tell its outcome before it has ended. Until it has, whoever asks gets that at once.
+    pub async fn call_early<F>(
+        &self,
+        key: K,
+        errand: &Errand,
+        work: impl FnOnce(Early<T>) -> F,
+    ) -> Option<(T, Role)>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -86,10 +103,23 @@ where
     where
         F: Future<Output = T> + Send + 'static,
     {
-        drop(self.join(key, errand, work));
+        drop(self.join(key, errand, |_| work()));
     }
 
-    fn join<F>(&self, key: K, errand: &Errand, work: impl FnOnce() -> F) -> (Pending<T>, Role)
+    /// What the work for `key` that is under way has told early.
+    pub fn told(&self, key: &K) -> Option<T> {
+        lock(&self.under_way).get(key)?.outcome.borrow().clone()
+    }
+
+    /// Waits until no work for `key` is under way, without beginning any.
+    pub async fn ended(&self, key: &K) {
+        let pending = lock(&self.under_way).get(key).map(|work| work.outcome.clone());
+        if let Some(mut pending) = pending {
+            while pending.changed().await.is_ok() {}
+        }
+    }
+
+    fn join<F>(&self, key: K, errand: &Errand, work: impl FnOnce(Early<T>) -> F) -> (Pending<T>, Role)
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -103,13 +133,21 @@ where
         table.insert(key.clone(), Work { outcome: pending.clone(), urgency });
         drop(table);
         let entry = Entry { under_way: Arc::clone(&self.under_way), key };
-        let work = work();
+        let done = Arc::new(done);
+        let work = work(Early(Arc::clone(&done)));
         self.life.spawn(self.name, async move {
             let outcome = work.await;
             drop(entry);
             done.send_replace(Some(outcome));
         });
         (pending, Role::Lead)
+    }
+}
+
+impl<T> Early<T> {
+    /// To all who wait, and to those who come before the work has ended.
+    pub fn tell(&self, outcome: T) {
+        self.0.send_replace(Some(outcome));
     }
 }
 
@@ -126,6 +164,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::sync::Notify;
@@ -160,6 +199,30 @@ mod tests {
         assert_eq!(worked.load(Ordering::SeqCst), 1);
         gate.notify_one();
         assert_eq!(ask().await, Some((1, Role::Lead)), "nothing is remembered");
+    }
+
+    #[tokio::test]
+    async fn what_is_told_early_is_had_by_all_until_the_work_has_ended() {
+        let calls = Calls::new("test", &Lifecycle::default());
+        let (gate, errand) = (Arc::new(Notify::new()), Errand::background());
+        let ask = || {
+            let gate = Arc::clone(&gate);
+            calls.call_early("key", &errand, move |early| async move {
+                early.tell(1);
+                gate.notified().await;
+                1
+            })
+        };
+        assert_eq!(calls.told(&"key"), None);
+        calls.ended(&"key").await;
+        assert_eq!(ask().await, Some((1, Role::Lead)));
+        assert_eq!(calls.told(&"key"), Some(1));
+        assert_eq!(ask().await, Some((1, Role::Follow)));
+        let mut ended = pin!(calls.ended(&"key"));
+        assert!(futures_util::poll!(ended.as_mut()).is_pending());
+        gate.notify_one();
+        ended.await;
+        assert_eq!(calls.told(&"key"), None);
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-pub use calls::Calls;
+pub use calls::{Calls, Early};
 pub use error::Error;
 pub use follower::Follower;
 

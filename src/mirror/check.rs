@@ -244,6 +244,8 @@ impl Inner {
                 let fetched = self.by_digest(target, &digest, errand).await;
                 let fetched =
                     fetched.map_err(|error| if error.is_absence() { no_manifest(target) } else { error })?;
+                // Were the name there first, a kill in between would leave neither the new manifest nor the old one.
+                self.has_arrived(target, &digest).await;
                 Ok(stamp(digest, fetched.size, fetched.media_type))
             }
         }
@@ -261,6 +263,7 @@ impl Inner {
             return Err(self.wrong_manifest(target, &digest));
         }
         let document = Document::of(document.bytes, document.media_type.as_deref());
+        self.remember_sizes(target, &document);
         self.keep(target, &digest, &document).await;
         Ok(stamp(digest, document.size(), document.media_type))
     }

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 
 use crate::oci::Manifest;
+use crate::store::Link;
 
 /// A manifest whose digest is proven, and the type to serve it with.
 #[derive(Debug, Clone)]
@@ -17,6 +18,11 @@ impl Document {
             _ => Manifest::parse(&bytes).unwrap_or_default().stated_type().to_owned(),
         };
         Document { bytes, media_type }
+    }
+
+    /// The proof that a repository contains it.
+    pub(super) fn link(&self) -> Link {
+        Link { size: self.size(), is_manifest: true, media_type: self.media_type.clone() }
     }
 
     pub(super) fn size(&self) -> u64 {

@@ -8,11 +8,11 @@ use futures_util::{StreamExt, stream};
 use super::check::Named;
 use super::document::Document;
 use super::{Error, Inner, ManifestAnswer, Mirror, Served, Subject};
-use crate::flight::Role;
+use crate::flight::{Early, Role};
 use crate::oci::{Accept, Digest, Manifest, Reference, Repository, Tag};
 use crate::routing::Target;
 use crate::scheduler::{Errand, Priority};
-use crate::store::{Link, Name};
+use crate::store::Name;
 
 /// What a manifest fetch brought, and through which repository it was made.
 #[derive(Debug, Clone)]
@@ -101,6 +101,7 @@ impl Inner {
         errand: &Errand,
     ) -> Result<ManifestAnswer, Error> {
         let known = self.proof(target, digest).filter(|link| link.is_manifest);
+        let known = known.or_else(|| self.arriving(target, digest).map(|document| document.link()));
         let (link, served) = match known {
             Some(link) => (Ok(link), Served::Hit),
             None => (self.prove(target, digest, true, errand).await, Served::Miss),
@@ -149,7 +150,8 @@ impl Inner {
             self.may_ask(target, &Subject::Manifest(*digest)).await?;
             let (inner, own, wanted, on) = (Arc::clone(self), target.clone(), *digest, errand.clone());
             let key = (*digest, party.clone());
-            let fetched = self.manifests.call(key, errand, || inner.fetch(own, wanted, on));
+            let work = |early| inner.fetch(own, wanted, on, early);
+            let fetched = self.manifests.call_early(key.clone(), errand, work);
             let (Fetched { source, outcome }, role) = fetched.await.ok_or_else(super::given_up)?;
             // Whoever began it may have been held less, or for longer by now.
             let is_not_ours = role == Role::Follow && outcome.as_ref().is_err_and(Error::is_refusal);
@@ -161,6 +163,8 @@ impl Inner {
             // Fetched, or not, through another repository, or refused to somebody else: that says nothing about this
             // request.
             if source != target.repository {
+                // Once it is kept, a proof is all that is missing.
+                self.manifests.ended(&key).await;
                 party = Some(target.repository.clone());
             }
             refused = outcome.err().filter(Error::is_refusal).unwrap_or(refused);
@@ -177,6 +181,9 @@ impl Inner {
         if let Some((link, bytes)) = self.store.manifest(&target.repository, digest).await {
             return Ok(Some(answer(*digest, Document::of(bytes, Some(&link.media_type)), Served::Hit)));
         }
+        if let Some(document) = self.arriving(target, digest) {
+            return Ok(Some(answer(*digest, document, Served::Hit)));
+        }
         if self.store.size(digest).await.is_none() {
             return Ok(None);
         }
@@ -191,12 +198,31 @@ impl Inner {
         Ok(Some(answer(*digest, Document::of(bytes, Some(&link.media_type)), Served::Revalidated)))
     }
 
-    async fn fetch(self: Arc<Self>, target: Target, digest: Digest, errand: Errand) -> Fetched {
+    /// Everybody who waits has the document as soon as it is proven; that it reaches the disk is awaited by nobody but a
+    /// stop of the house. A kill in between costs its being cached.
+    async fn fetch(
+        self: Arc<Self>,
+        target: Target,
+        digest: Digest,
+        errand: Errand,
+        early: Early<Fetched>,
+    ) -> Fetched {
+        let fetched = |outcome: &Result<Document, Error>| Fetched {
+            source: target.repository.clone(),
+            outcome: outcome.clone(),
+        };
+        // Whoever began this may have looked before an earlier fetch had left its document.
+        if let Some((link, bytes)) = self.store.manifest(&target.repository, &digest).await {
+            return fetched(&Ok(Document::of(bytes, Some(&link.media_type))));
+        }
         let outcome = self.fetch_document(&target, &digest, &errand).await;
         if let Ok(document) = &outcome {
             self.read_ahead(&target, &document.bytes, &errand);
+            self.remember_sizes(&target, document);
+            early.tell(fetched(&outcome));
+            self.keep(&target, &digest, document).await;
         }
-        Fetched { source: target.repository, outcome }
+        fetched(&outcome)
     }
 
     async fn fetch_document(
@@ -205,21 +231,27 @@ impl Inner {
         digest: &Digest,
         errand: &Errand,
     ) -> Result<Document, Error> {
-        if let Some(link) = self.proof(target, digest).filter(|link| link.is_manifest)
-            && let Some(bytes) = self.store.document(digest).await
-        {
-            // Whoever began this looked before an earlier fetch had left its document.
-            return Ok(Document::of(bytes, Some(&link.media_type)));
-        }
         let client = Arc::clone(&self.upstream(target).client);
         let reference = Reference::Digest(*digest);
         let document = client.manifest(errand, &target.repository.name, &reference).await?;
         if Digest::of(digest.algorithm(), &document.bytes) != *digest {
             return Err(self.wrong_manifest(target, digest));
         }
-        let document = Document::of(document.bytes, document.media_type.as_deref());
-        self.keep(target, digest, &document).await;
-        Ok(document)
+        Ok(Document::of(document.bytes, document.media_type.as_deref()))
+    }
+
+    /// What was fetched through the target's repository a moment ago and has not reached the index yet.
+    fn arriving(&self, target: &Target, digest: &Digest) -> Option<Document> {
+        let parties = [None, Some(target.repository.clone())];
+        let told = parties.into_iter().filter_map(|party| self.manifests.told(&(*digest, party)));
+        told.filter(|fetched| fetched.source == target.repository).find_map(|fetched| fetched.outcome.ok())
+    }
+
+    /// Waits until it has reached the index, if it ever will.
+    pub(super) async fn has_arrived(&self, target: &Target, digest: &Digest) {
+        for party in [None, Some(target.repository.clone())] {
+            self.manifests.ended(&(*digest, party)).await;
+        }
     }
 
     pub(super) fn wrong_manifest(&self, target: &Target, digest: &Digest) -> Error {
@@ -229,17 +261,19 @@ impl Inner {
         Error::Mismatch { registry }
     }
 
-    /// Keeps a proven manifest, that this repository contains it, and how large its blobs should be. When that
-    /// fails the client is served all the same.
-    pub(super) async fn keep(&self, target: &Target, digest: &Digest, document: &Document) {
-        let size = document.size();
-        let media_type = document.media_type.clone();
-        let link = Link { size, is_manifest: true, media_type };
+    /// How large its blobs should be.
+    pub(super) fn remember_sizes(&self, target: &Target, document: &Document) {
         let blobs = Manifest::parse(&document.bytes).unwrap_or_default().blobs;
         // Schema 1 states no sizes.
         for child in blobs.into_iter().filter(|child| child.size > 0) {
             self.sizes.insert((target.repository.clone(), child.digest), child.size);
         }
+    }
+
+    /// Keeps a proven manifest, and that this repository contains it. When that fails the client is served all the
+    /// same.
+    pub(super) async fn keep(&self, target: &Target, digest: &Digest, document: &Document) {
+        let link = document.link();
         // The link first, as for blobs.
         let linked = self.store.add_link(&target.repository, *digest, link);
         let put = self.store.put_document(*digest, document.bytes.clone());

@@ -38,6 +38,40 @@ async fn what_is_cached_needs_neither_the_upstream_nor_a_token() {
     }
 }
 
+/// The answer does not wait for the disk; nobody who comes before the disk has it costs another pull, or a question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_while_it_is_being_kept_asks_nobody() {
+    let fake = FakeRegistry::start().await;
+    let house = House::with(&fake, |config| config.upstreams[0].read_ahead = false).await;
+    for seed in 100..120 {
+        let image = Image::layers(seed, &[10]);
+        fake.push("library/app", "v1", &image);
+        let path = format!("/v2/library/app/manifests/{}", image.digest());
+        let first = house.client().get(&path).await;
+        assert_eq!(
+            (first.whole(), first.header("cache-status")),
+            (image.top.bytes.clone(), "tidelock; fwd=miss; stored")
+        );
+        let client = house.client();
+        let heads = join_all((0..4).map(|_| client.head(&path)));
+        let (again, heads) = tokio::join!(join_all((0..4).map(|_| client.get(&path))), heads);
+        for reply in again {
+            assert_eq!(
+                (reply.whole(), reply.header("cache-status")),
+                (image.top.bytes.clone(), "tidelock; hit")
+            );
+        }
+        for head in heads {
+            assert_eq!((head.status, head.header("cache-status")), (200, "tidelock; hit"));
+            assert_eq!(head.header("content-type"), image.top.media_type);
+            assert_eq!(head.header("content-length"), image.top.len().to_string());
+        }
+        assert_eq!(fake.total(), fake.log().count("GET", image.digest()), "{:?}", fake.log().summary());
+        assert_eq!(fake.log().count("GET", image.digest()), 1, "{:?}", fake.log().summary());
+        fake.clear();
+    }
+}
+
 #[tokio::test]
 async fn a_fresh_tag_costs_nothing() {
     let fake = FakeRegistry::start().await;
