@@ -58,7 +58,12 @@ impl Mirror {
         if let Some(bytes) = &answer.bytes {
             let blobs = || Manifest::parse(bytes).unwrap_or_default().blobs;
             let digests = || blobs().into_iter().map(|blob| blob.digest).collect();
-            self.0.store.pull_begins(&answer.digest, digests);
+            let is_first = self.0.store.pull_begins(&answer.digest, digests);
+            // What was fetched just now is read ahead already. Of what was cached a blob may have been evicted, or never
+            // have come.
+            if is_first && !matches!(answer.served, Served::Miss | Served::Joined) {
+                self.0.read_ahead(target, bytes, errand);
+            }
         }
         Ok(answer)
     }
@@ -301,7 +306,8 @@ impl Inner {
 
     /// Whether it came is the concern of whoever asks for it.
     async fn fetch_ahead(&self, target: &Target, digest: Digest, errand: &Errand) {
-        if self.store.size(&digest).await.is_none() {
+        let is_missing = self.store.size(&digest).await.is_none();
+        if is_missing && self.may_ask(target, &Subject::Blob(digest)).await.is_ok() {
             let errand = errand.at(Priority::Background);
             let (mut follower, _, _) = self.flights.join(self.order(target, &digest, &errand));
             let _ = follower.proven().await;

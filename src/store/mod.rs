@@ -281,9 +281,10 @@ impl Store {
         self.0.health.note(opened)
     }
 
-    /// A client was given a manifest and will ask for its `blobs`: until it has, none of them is evicted.
-    pub fn pull_begins(&self, manifest: &Digest, blobs: impl FnOnce() -> Vec<Digest>) {
-        self.0.pulls.begin(manifest, blobs);
+    /// A client was given a manifest and will ask for its `blobs`: until it has, none of them is evicted. Whether
+    /// nobody was pulling it already.
+    pub fn pull_begins(&self, manifest: &Digest, blobs: impl FnOnce() -> Vec<Digest>) -> bool {
+        self.0.pulls.begin(manifest, blobs)
     }
 
     /// A client was given a blob.

@@ -55,11 +55,11 @@ impl Default for Pulls {
 }
 
 impl Pulls {
-    /// The manifest goes out; `blobs` says what it consists of.
-    pub(super) fn begin(&self, manifest: &Digest, blobs: impl FnOnce() -> Vec<Digest>) {
+    /// The manifest goes out; `blobs` says what it consists of. Whether nobody was pulling it.
+    pub(super) fn begin(&self, manifest: &Digest, blobs: impl FnOnce() -> Vec<Digest>) -> bool {
         // A hot manifest goes out a hundred thousand times a second, and its blobs are not looked at each time.
         if self.lock().again(manifest) {
-            return;
+            return false;
         }
         let blobs = self.blobs.get_with(*manifest, || {
             // A layer may stand in a manifest twice, and is asked for once.
@@ -70,6 +70,7 @@ impl Pulls {
         if has_room && !blobs.is_empty() {
             under_way.begin(*manifest, blobs);
         }
+        true
     }
 
     /// A blob goes out.

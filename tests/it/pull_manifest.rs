@@ -38,6 +38,38 @@ async fn what_is_cached_needs_neither_the_upstream_nor_a_token() {
     }
 }
 
+/// Clients ask for three layers at a time: what is missing of an image comes in before it is asked for, once for a pull.
+#[tokio::test]
+async fn what_is_missing_of_a_cached_image_is_read_ahead() {
+    let fake = FakeRegistry::start().await;
+    let image = Image::layers(130, &[10, LARGE, 20]);
+    fake.push("library/app", "v1", &image);
+    let house = House::over(&fake).await;
+    let path = format!("/v2/library/app/manifests/{}", image.digest());
+    assert_eq!(house.client().get(&path).await.whole(), image.top.bytes);
+    fake.clear();
+    let reading_ahead = |is_offline| {
+        move |config: &mut tidelock::config::Config| {
+            config.offline = is_offline;
+            config.upstreams[0].read_ahead = true;
+        }
+    };
+    let house = house.restart(reading_ahead(true)).await;
+    assert_eq!(house.client().get(&path).await.status, 200);
+    let house = house.restart(reading_ahead(false)).await;
+    assert_eq!(house.client().head(&path).await.status, 200);
+    assert_eq!(fake.total(), 0, "{:?}", fake.log().summary());
+    let blobs = image.layer_blobs().len() + 1;
+    for _ in 0..3 {
+        assert_eq!(house.client().get(&path).await.header("cache-status"), "tidelock; hit");
+        eventually(|| async { house.metric("tidelock_cache_blobs").await == (1 + blobs) as f64 }).await;
+    }
+    house.settled().await;
+    assert_eq!((fake.total(), fake.count("GET", "/blobs/")), (blobs, blobs), "{:?}", fake.log().summary());
+    assert!(house.client().pull("library/app", image.digest()).await.unwrap().is(&image));
+    assert_eq!(fake.total(), blobs);
+}
+
 /// The answer does not wait for the disk; nobody who comes before the disk has it costs another pull, or a question.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_while_it_is_being_kept_asks_nobody() {
