@@ -105,6 +105,19 @@ impl Body {
         }
     }
 
+    /// All of it, through memory.
+    ///
+    /// # Errors
+    /// Why it ends early.
+    #[cfg(any(test, fuzzing))]
+    pub async fn collect(mut self) -> Result<Bytes, BoxError> {
+        let mut all = Vec::new();
+        while let Some(chunk) = std::future::poll_fn(|cx| self.poll_chunk(cx, None)).await {
+            all.extend_from_slice(bytes::Buf::chunk(&chunk?));
+        }
+        Ok(all.into())
+    }
+
     /// How many bytes are still to come.
     pub(super) fn missing(&self) -> u64 {
         match &self.0 {
@@ -151,10 +164,8 @@ impl fmt::Debug for Body {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
     use std::sync::Arc;
 
-    use bytes::Buf;
     use futures_util::stream;
 
     use super::*;
@@ -164,13 +175,9 @@ mod tests {
         Body::stream(stream::iter(chunks), exact_len)
     }
 
-    /// All of it, through memory.
-    async fn collect(mut body: Body) -> Result<String, String> {
-        let mut all = Vec::new();
-        while let Some(chunk) = poll_fn(|cx| body.poll_chunk(cx, None)).await {
-            all.extend_from_slice(chunk.map_err(|error| error.to_string())?.chunk());
-        }
-        Ok(String::from_utf8(all).unwrap())
+    async fn collect(body: Body) -> Result<String, String> {
+        let all = body.collect().await.map_err(|error| error.to_string())?;
+        Ok(String::from_utf8(all.to_vec()).unwrap())
     }
 
     #[tokio::test]

@@ -12,7 +12,6 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 use tidelock::config::{ByteSize, Config, SizeLimit};
@@ -48,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
     let (asked, path) = (request.method().clone(), request.uri().path().to_owned());
     let (head, body) = HOUSE.runtime.block_on(async {
         let (head, body) = HOUSE.registry.clone().handle(request).await.into_parts();
-        let body = body.collect().await.expect("a body that ends well").to_bytes();
+        let body = body.collect().await.expect("a body that ends well");
         (Response::from_parts(head, ()), body)
     });
     check(&asked, &path, &head, &body);
