@@ -84,7 +84,7 @@ enum Front {
 /// Never read: pages of zeros that take no memory.
 static STAND_IN: [u8; 1 << 20] = [0; 1 << 20];
 
-/// So much of files, then it is another connection's turn. A byte costs a third of what it does from memory.
+/// So much of files, then it is another connection's turn: about what a socket takes before it is full.
 const RUN_LIMIT: u64 = 4 << 20;
 
 /// Below this it is cheaper to copy the bytes into the same packet as the head.

@@ -282,7 +282,7 @@ impl Store {
     }
 
     /// A client was given a manifest and will ask for its `blobs`: until it has, none of them is evicted. Whether
-    /// nobody was pulling it already.
+    /// that begins a pull.
     pub fn pull_begins(&self, manifest: &Digest, blobs: impl FnOnce() -> Vec<Digest>) -> bool {
         self.0.pulls.begin(manifest, blobs)
     }

@@ -55,7 +55,8 @@ impl Default for Pulls {
 }
 
 impl Pulls {
-    /// The manifest goes out; `blobs` says what it consists of. Whether nobody was pulling it.
+    /// The manifest goes out; `blobs` says what it consists of. Whether that begins a pull: nobody was pulling it, it
+    /// consists of something, and there is room to look after it.
     pub(super) fn begin(&self, manifest: &Digest, blobs: impl FnOnce() -> Vec<Digest>) -> bool {
         // A hot manifest goes out a hundred thousand times a second, and its blobs are not looked at each time.
         if self.lock().again(manifest) {
@@ -67,10 +68,11 @@ impl Pulls {
         });
         let mut under_way = self.lock();
         let has_room = under_way.pulls.len() < MOST_PULLS || under_way.pulls.contains_key(manifest);
-        if has_room && !blobs.is_empty() {
+        let begins = has_room && !blobs.is_empty();
+        if begins {
             under_way.begin(*manifest, blobs);
         }
-        true
+        begins
     }
 
     /// A blob goes out.
@@ -193,6 +195,25 @@ mod tests {
         pulls.go_on(&digest("b"));
         assert_eq!(expects(&pulls), [false, false]);
         assert!(pulls.expect(&digest("c"), idle), "that one has not asked for anything yet");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pull_begins_once_and_of_something() {
+        let pulls = Pulls::default();
+        let one = |text: &str| vec![digest(text)];
+        assert!(pulls.begin(&digest("m"), || one("a")));
+        assert!(!pulls.begin(&digest("m"), || one("a")), "it is under way");
+        for _ in 0..2 {
+            pulls.go_on(&digest("a"));
+        }
+        assert!(pulls.begin(&digest("m"), || one("a")), "that one was over");
+        for _ in 0..2 {
+            assert!(!pulls.begin(&digest("index"), Vec::new), "hot indexes go out as often");
+        }
+        for number in 1..MOST_PULLS {
+            assert!(pulls.begin(&digest(&number.to_string()), || one("b")));
+        }
+        assert!(!pulls.begin(&digest("one more"), || one("c")));
     }
 
     #[tokio::test(start_paused = true)]

@@ -63,7 +63,7 @@ const STALLED: usize = 1000;
 const FIRST_BYTES: u64 = 40;
 
 impl Scale {
-    /// Under five minutes.
+    /// Five and a half minutes on two cores.
     pub(crate) fn quick() -> Scale {
         Scale { rounds: 5, times: 2, time: Duration::from_secs(2), layer: 64 * MIB, herd: 100 * MIB }
     }
