@@ -60,7 +60,7 @@ pub(in crate::store) fn reach(step: Step<'_>) -> io::Result<()> {
 pub(super) fn tell(line: &str) {
     let path = PathBuf::from(std::env::var_os(BESIDE).unwrap()).join("journal");
     let mut journal = OpenOptions::new().append(true).create(true).open(path).unwrap();
-    writeln!(journal, "{line}").unwrap();
+    journal.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 impl Director {
@@ -95,7 +95,8 @@ impl Director {
         if let Step::Remove(path) = step {
             let _ = fs::hard_link(path, self.beside.join("removed").join(number.to_string()));
         }
-        writeln!(&self.journal, "{number}\t{step}")
+        // At once: two threads may come to a step, and half a line of each would be a step that nobody took.
+        (&self.journal).write_all(format!("{number}\t{step}\n").as_bytes())
     }
 }
 
