@@ -8,6 +8,7 @@ pub mod oci;
 pub mod secret;
 pub mod backoff;
 pub mod section;
+pub mod spans;
 pub mod lifecycle;
 pub mod config;
 pub mod telemetry;

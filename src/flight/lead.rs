@@ -50,8 +50,10 @@ impl Seat {
         transfer: &mut Transfer,
         partial: &mut Partial,
     ) -> Result<u64, Error> {
+        let mut offset = transfer.offset();
         while let Some(bytes) = transfer.next().await? {
-            partial.write(bytes).await?;
+            partial.write(offset, bytes).await?;
+            offset = transfer.offset();
         }
         partial.prove().await.map_err(|error| match error {
             crate::store::Error::Mismatch => {

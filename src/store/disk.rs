@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 #[cfg(test)]
@@ -67,6 +67,18 @@ pub(super) fn set_aside(file: &File, length: u64) -> io::Result<bool> {
     match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
         Ok(()) => Ok(true),
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Where the first gap in a file is: bytes that nobody wrote, though there are others behind them. Its length where there
+/// is none, or where the file system cannot tell.
+pub(super) fn first_gap(file: &File) -> io::Result<u64> {
+    match rustix::fs::seek(file, SeekFrom::Hole(0)) {
+        Ok(gap) => Ok(gap),
+        // It is empty.
+        Err(Errno::NXIO) => Ok(0),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => file.metadata().map(|data| data.len()),
         Err(error) => Err(error.into()),
     }
 }

@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,24 +13,26 @@ use super::reader::HOLD_BACK;
 use super::space::Reservation;
 use super::{Error, Inner, disk};
 use crate::oci::{Digest, Hasher};
+use crate::spans::Spans;
 
 /// A blob being written: bytes not yet proven.
 ///
 /// Writing and hashing happen on one thread of the blocking pool, fed through a short queue, so that the
-/// fetch waits for the disk and for nothing else. [`Partial::prove`] tells whether the bytes are what they
-/// should be, [`Partial::promote`] gives them their name. Dropped before that, the bytes stay in `ingest/`
-/// and the next partial of this digest goes on behind them, also after a restart; a crash comes to the same.
+/// fetch waits for the disk and for nothing else. Bytes may come in any order: what lies behind a gap is written, and
+/// hashed from the file once the gap is closed. [`Partial::prove`] tells whether the bytes are what they
+/// should be, [`Partial::promote`] gives them their name. Dropped before that, the bytes up to the first gap stay in
+/// `ingest/` and the next partial of this digest goes on behind them, also after a restart; a crash comes to the same.
 #[derive(Debug)]
 pub struct Partial {
     inner: Arc<Inner>,
     digest: Digest,
     file: Arc<File>,
     kept: u64,
-    accepted: u64,
+    accepted: Spans,
     room: Option<Reservation>,
-    // On disk too, where the file system can.
-    is_set_aside: bool,
-    chunks: Option<mpsc::Sender<Bytes>>,
+    // All of it, and on disk too, where the file system can.
+    is_expected: bool,
+    chunks: Option<mpsc::Sender<(u64, Bytes)>>,
     writer: JoinHandle<io::Result<Written>>,
     committed: watch::Receiver<u64>,
     // Held here once the writer has ended: until the file has its name or none.
@@ -64,8 +66,12 @@ const QUEUE: usize = 16;
 const PUBLISH: u64 = 256 << 10;
 
 /// The tail of a kept file that is fetched again. It is the part a power cut may have torn, and it saves the
-/// special case of a file that is complete but unnamed.
+/// special case of a file that is complete but unnamed. Before a gap it is a block at least: the file system sees gaps
+/// as long as blocks, and what is in one besides may be nothing.
 const DISTRUSTED_TAIL: u64 = 64 << 10;
+
+/// So much is hashed from the file between two pieces that come.
+const STRETCH: usize = 256 << 10;
 
 /// While the length is unknown, room is taken in steps of this.
 const GROWTH: u64 = 1 << 20;
@@ -79,11 +85,13 @@ impl Partial {
     ) -> Result<Partial, Error> {
         let claim = inner.claims.claim(digest).await;
         let file = disk::open(&inner.tree.partial(&digest)).map_err(Error::io("opening a partial file"))?;
-        let on_disk = file.metadata().map_err(Error::io("looking at a partial file"))?.len();
+        let data = file.metadata().map_err(Error::io("looking at a partial file"))?;
+        let on_disk = data.len();
         let kept = match total {
             Some(total) if on_disk > total => 0,
-            _ => on_disk.saturating_sub(DISTRUSTED_TAIL),
+            _ => disk::first_gap(&file).map_err(Error::io("looking at a partial file"))?,
         };
+        let kept = kept.saturating_sub(DISTRUSTED_TAIL.max(data.blksize()));
         // What an earlier try left stays counted all the while.
         let leftover = inner.leftovers.take(&digest).map(|leftover| leftover.room);
         let mut room = leftover.unwrap_or_else(|| inner.space.take_anyway(on_disk));
@@ -96,19 +104,21 @@ impl Partial {
         let (committed, watcher) = watch::channel(0);
         let pen = Pen {
             file: Arc::clone(&file),
+            there: Spans::of(0..kept),
             hasher: digest.algorithm().hasher(),
+            hashed: 0,
             committed,
             written: room.written(),
         };
-        let writer = tokio::task::spawn_blocking(move || pen.run(kept, inbox, claim));
+        let writer = tokio::task::spawn_blocking(move || pen.run(inbox, claim));
         Ok(Partial {
             inner: Arc::clone(inner),
             digest,
             file,
             kept,
-            accepted: kept,
+            accepted: Spans::of(0..kept),
             room: Some(room),
-            is_set_aside: total.is_some(),
+            is_expected: total.is_some(),
             chunks: Some(chunks),
             writer,
             committed: watcher,
@@ -147,24 +157,32 @@ impl Partial {
         if total > room.bytes() {
             self.inner.grow(room, total - room.bytes()).await?;
         }
-        if !self.is_set_aside {
+        if !self.is_expected {
             let aside = set_aside(&self.file, Some(total)).map_err(Error::io("setting room aside"))?;
             room.written().fetch_add(aside, Ordering::AcqRel);
+            self.is_expected = true;
         }
         Ok(())
     }
 
-    /// Takes the next bytes; waits while the disk is behind.
+    /// Whether bytes may come before those that belong in front of them: room for all of them has to be taken, and a
+    /// start after a crash must be able to tell what is a gap.
+    pub fn takes_gaps(&self) -> bool {
+        self.is_expected && self.inner.tree.shows_gaps()
+    }
+
+    /// Takes the bytes that belong at `offset`, where none are yet; waits while the disk is behind.
     ///
     /// # Errors
     /// When there is no room or the disk fails.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
-        let taken = self.take_in(bytes).await;
+    pub async fn write(&mut self, offset: u64, bytes: Bytes) -> Result<(), Error> {
+        debug_assert!(offset == self.accepted.reach() || self.takes_gaps(), "nobody may take a gap for bytes");
+        let taken = self.take_in(offset, bytes).await;
         self.inner.health.note(taken)
     }
 
-    async fn take_in(&mut self, bytes: Bytes) -> Result<(), Error> {
-        let after = self.accepted + bytes.len() as u64;
+    async fn take_in(&mut self, offset: u64, bytes: Bytes) -> Result<(), Error> {
+        let after = offset + bytes.len() as u64;
         if let Some(room) = &mut self.room {
             // Else the file system and the sums would both count what is on disk by now.
             room.settle();
@@ -173,9 +191,9 @@ impl Partial {
                 self.inner.grow(room, more).await?;
             }
         }
-        self.accepted = after;
+        self.accepted.add(offset..after);
         let sent = match &self.chunks {
-            Some(chunks) => chunks.send(bytes).await.is_ok(),
+            Some(chunks) => chunks.send((offset, bytes)).await.is_ok(),
             None => false,
         };
         if sent { Ok(()) } else { Err(self.failure().await) }
@@ -234,7 +252,11 @@ impl Partial {
     /// What the writer leaves. Where it failed, less is on disk than was handed in.
     async fn end_of_writing(&mut self) -> io::Result<Written> {
         let written = (&mut self.writer).await.map_err(io::Error::other).and_then(|written| written);
-        written.inspect_err(|_| self.accepted = self.file.metadata().map_or(self.accepted, |data| data.len()))
+        written.inspect_err(|_| {
+            if let Ok(data) = self.file.metadata() {
+                self.accepted = Spans::of(0..data.len());
+            }
+        })
     }
 }
 
@@ -243,8 +265,8 @@ impl Drop for Partial {
         let Some(mut room) = self.room.take() else { return };
         match self.fate {
             Fate::Promoted => {}
-            Fate::Keep if self.accepted > 0 => {
-                room.shrink_to(self.accepted);
+            Fate::Keep if self.accepted.reach() > 0 => {
+                room.shrink_to(self.accepted.reach());
                 self.inner.leftovers.keep(self.digest, room);
             }
             // Whoever follows the file still has it open; only the name goes.
@@ -256,47 +278,64 @@ impl Drop for Partial {
 /// The writing thread's tools.
 struct Pen {
     file: Arc<File>,
+    /// What is written.
+    there: Spans,
     hasher: Hasher,
+    /// So much from the beginning on.
+    hashed: u64,
     committed: watch::Sender<u64>,
     written: Arc<AtomicU64>,
 }
 
 impl Pen {
-    fn run(mut self, kept: u64, mut inbox: mpsc::Receiver<Bytes>, claim: Claim) -> io::Result<Written> {
-        self.rehash(kept)?;
-        let (mut offset, mut unpublished) = (kept, 0);
-        while let Some(bytes) = inbox.blocking_recv() {
-            disk::write(&self.file, &bytes, offset)?;
-            self.hasher.update(&bytes);
-            self.written.fetch_add(bytes.len() as u64, Ordering::AcqRel);
-            offset += bytes.len() as u64;
-            unpublished += bytes.len() as u64;
-            if inbox.is_empty() || unpublished >= PUBLISH {
-                self.committed.send_replace(offset);
-                unpublished = 0;
+    fn run(mut self, mut inbox: mpsc::Receiver<(u64, Bytes)>, claim: Claim) -> io::Result<Written> {
+        let mut buffer = Vec::new();
+        loop {
+            let is_behind = self.hashed < self.there.reach();
+            // What is behind a closed gap, or kept from before, is hashed between what comes: neither waits for the other.
+            let piece = if is_behind { inbox.try_recv().ok() } else { inbox.blocking_recv() };
+            match piece {
+                Some((offset, bytes)) => self.write(offset, &bytes)?,
+                None if !is_behind => break,
+                None => {}
+            }
+            if self.hashed < self.there.reach() {
+                self.catch_up(&mut buffer)?;
+            }
+            if inbox.is_empty() || self.hashed >= *self.committed.borrow() + PUBLISH {
+                self.committed.send_replace(self.hashed);
             }
         }
-        self.committed.send_replace(offset);
-        // What was set aside beyond it is given back when this is not all.
-        disk::cut(&self.file, offset)?;
-        Ok(Written { digest: self.hasher.finish(), length: offset, claim })
+        // What was set aside beyond it is given back when this is not all, and what lies behind a gap.
+        disk::cut(&self.file, self.hashed)?;
+        Ok(Written { digest: self.hasher.finish(), length: self.hashed, claim })
     }
 
-    /// Hashes what an earlier try left. Readers may follow as it goes.
-    fn rehash(&mut self, kept: u64) -> io::Result<()> {
-        let mut buffer = vec![0; 1 << 20];
-        let mut offset = 0;
-        while offset < kept {
-            let most = usize::try_from(kept - offset).unwrap_or(buffer.len()).min(buffer.len());
-            let count = self.file.read_at(&mut buffer[..most], offset)?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.hasher.update(&buffer[..count]);
-            offset += count as u64;
-            self.committed.send_replace(offset);
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        disk::write(&self.file, bytes, offset)?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::AcqRel);
+        let after = offset + bytes.len() as u64;
+        self.there.add(offset..after);
+        if offset == self.hashed {
+            self.hasher.update(bytes);
+            self.hashed = after;
         }
         Ok(())
+    }
+
+    /// Hashes some of what is there and was not at hand when its turn came.
+    fn catch_up(&mut self, buffer: &mut Vec<u8>) -> io::Result<()> {
+        buffer.resize(STRETCH, 0);
+        let left = self.there.reach() - self.hashed;
+        let most = usize::try_from(left).unwrap_or(STRETCH).min(STRETCH);
+        match self.file.read_at(&mut buffer[..most], self.hashed)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                self.hasher.update(&buffer[..count]);
+                self.hashed += count as u64;
+                Ok(())
+            }
+        }
     }
 }
 

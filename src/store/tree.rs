@@ -27,6 +27,7 @@ use crate::oci::{Algorithm, Digest};
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
     root: PathBuf,
+    shows_gaps: bool,
 }
 
 /// The format written here. A directory of a newer format is refused, so that going back to an older program
@@ -37,12 +38,19 @@ impl Tree {
     /// Opens the directory, making what is missing, and locks it for this process as long as the returned
     /// file is open.
     pub(super) fn open(root: &Path) -> Result<(Tree, File), OpenError> {
-        let tree = Tree { root: root.to_owned() };
+        let mut tree = Tree { root: root.to_owned(), shows_gaps: false };
         let made = tree.make_folders();
         made.map_err(|source| OpenError::Folder { path: root.to_owned(), source })?;
         let lock = tree.lock()?;
         tree.check_version()?;
+        // Where it cannot be tried, it is not relied upon.
+        tree.shows_gaps = shows_gaps(&tree.ingest().join("gap")).unwrap_or_default();
         Ok((tree, lock))
+    }
+
+    /// Whether the file system tells the gaps in a file from zeros.
+    pub(super) fn shows_gaps(&self) -> bool {
+        self.shows_gaps
     }
 
     pub(super) fn index(&self) -> PathBuf {
@@ -161,6 +169,15 @@ impl Tree {
     }
 }
 
+/// Tries it with a file of this name, which goes again; where a crash comes first, the next start removes it.
+fn shows_gaps(path: &Path) -> io::Result<bool> {
+    const GAP: u64 = 8 << 20;
+    let file = disk::open(path)?;
+    let gap = disk::write(&file, b"behind it", GAP).and_then(|()| disk::first_gap(&file));
+    disk::remove(path)?;
+    Ok(gap? < GAP)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,7 +196,7 @@ mod tests {
     #[test]
     fn partials_are_known_by_their_names() {
         let digest = Digest::of(Algorithm::Sha512, b"x");
-        let tree = Tree { root: PathBuf::from("/c") };
+        let tree = Tree { root: PathBuf::from("/c"), shows_gaps: false };
         let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
         assert_eq!(Tree::parse_partial(&name(tree.partial(&digest))), Some(digest));
         assert_eq!(Tree::parse_partial(&name(tree.document(&digest))), None);

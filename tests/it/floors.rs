@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The one table. A module may use those that stand before it, in its own floor too, and itself.
 const FLOORS: [(&str, &[&str]); 7] = [
     ("words", &["oci"]),
-    ("furniture", &["secret", "backoff", "section", "lifecycle", "config", "telemetry"]),
+    ("furniture", &["secret", "backoff", "section", "spans", "lifecycle", "config", "telemetry"]),
     ("judgement", &["routing", "freshness", "access"]),
     ("hands", &["store", "scheduler", "upstream"]),
     ("work", &["flight", "mirror", "bundle"]),

@@ -107,7 +107,7 @@ async fn in_a_process_of_its_own() {
     half_of(&store, RESUMED).await;
     let _ = try_to_keep(&store, RESUMED).await;
     if let Ok(mut wrong) = store.partial(blob(4, 100).0, Some(100)).await {
-        let _ = wrong.write(blob(9, 100).1).await;
+        let _ = wrong.write(0, blob(9, 100).1).await;
         assert!(wrong.prove().await.is_err());
     }
     let middle = blob(MIDDLE.0, MIDDLE.1).0;
@@ -174,9 +174,7 @@ async fn try_to_keep(store: &Store, (seed, length): (u8, usize)) -> Result<(), E
     let (digest, bytes) = blob(seed, length);
     let kept = async {
         let mut partial = store.partial(digest, Some(length as u64)).await?;
-        for chunk in bytes[usize::try_from(partial.kept()).unwrap()..].chunks(70_000) {
-            partial.write(Bytes::copy_from_slice(chunk)).await?;
-        }
+        write_crosswise(&mut partial, &bytes).await?;
         let length = partial.prove().await?;
         partial.promote(length).await
     };
@@ -191,8 +189,25 @@ async fn try_to_keep(store: &Store, (seed, length): (u8, usize)) -> Result<(), E
 async fn half_of(store: &Store, (seed, length): (u8, usize)) {
     let (digest, bytes) = blob(seed, length);
     if let Ok(mut partial) = store.partial(digest, Some(length as u64)).await {
-        let _ = partial.write(bytes.slice(..120_000)).await;
+        let _ = partial.write(0, bytes.slice(..120_000)).await;
+        if partial.takes_gaps() {
+            let _ = partial.write(180_000, bytes.slice(180_000..190_000)).await;
+        }
+        let _ = partial.write(120_000, bytes.slice(120_000..130_000)).await;
     }
+}
+
+/// What is missing: of each two pieces the second one first, unless the disk failed when that was tried.
+async fn write_crosswise(partial: &mut Partial, bytes: &Bytes) -> Result<(), Error> {
+    let kept = usize::try_from(partial.kept()).unwrap();
+    let mut pieces: Vec<usize> = (kept..bytes.len()).step_by(35_000).collect();
+    if partial.takes_gaps() {
+        pieces.chunks_mut(2).for_each(<[usize]>::reverse);
+    }
+    for from in pieces {
+        partial.write(from as u64, bytes.slice(from..(from + 35_000).min(bytes.len()))).await?;
+    }
+    Ok(())
 }
 
 /// What the next start makes of it.
@@ -261,8 +276,20 @@ fn copy_tree(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             copy_tree(&entry.path(), &target);
         } else {
-            fs::copy(entry.path(), target).unwrap();
+            copy_with_gaps(&fs::File::open(entry.path()).unwrap(), &fs::File::create(target).unwrap());
         }
+    }
+}
+
+/// Copied as usual a gap would be zeros, which a kill does not make of it.
+fn copy_with_gaps(from: &fs::File, to: &fs::File) {
+    to.set_len(from.metadata().unwrap().len()).unwrap();
+    let mut at = 0;
+    while let Ok(start) = rustix::fs::seek(from, rustix::fs::SeekFrom::Data(at)) {
+        at = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start)).unwrap();
+        let mut stretch = vec![0; usize::try_from(at - start).unwrap()];
+        from.read_exact_at(&mut stretch, start).unwrap();
+        to.write_all_at(&stretch, start).unwrap();
     }
 }
 

@@ -6,6 +6,7 @@ mod rebuild;
 mod scrub;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 
@@ -74,8 +75,8 @@ async fn keep(store: &Store, seed: u8, length: usize) -> Digest {
     let (digest, bytes) = blob(seed, length);
     let mut partial = store.partial(digest, Some(length as u64)).await.unwrap();
     let kept = usize::try_from(partial.kept()).unwrap();
-    for chunk in bytes[kept..].chunks(70_000) {
-        partial.write(Bytes::copy_from_slice(chunk)).await.unwrap();
+    for from in (kept..length).step_by(70_000) {
+        partial.write(from as u64, bytes.slice(from..(from + 70_000).min(length))).await.unwrap();
     }
     let length = partial.prove().await.unwrap();
     partial.promote(length).await.unwrap();
@@ -109,7 +110,7 @@ async fn wrong_bytes_get_no_name() {
     let (store, life) = house.start();
     let (digest, _) = blob(1, 100);
     let mut partial = store.partial(digest, Some(100)).await.unwrap();
-    partial.write(blob(2, 100).1).await.unwrap();
+    partial.write(0, blob(2, 100).1).await.unwrap();
     assert!(matches!(partial.prove().await, Err(Error::Mismatch)));
     drop(partial);
     assert!(store.open_blob(&digest).await.is_none());
@@ -125,7 +126,7 @@ async fn a_partial_goes_on_after_a_restart() {
     let (store, life) = house.start();
     let (digest, bytes) = blob(3, 300_000);
     let mut partial = store.partial(digest, Some(300_000)).await.unwrap();
-    partial.write(bytes.slice(..200_000)).await.unwrap();
+    partial.write(0, bytes.slice(..200_000)).await.unwrap();
     let mut committed = partial.committed();
     committed.wait_for(|count| *count == 200_000).await.unwrap();
     drop(partial);
@@ -142,13 +143,69 @@ async fn a_partial_goes_on_after_a_restart() {
     end(store, life).await;
 }
 
+#[tokio::test]
+async fn pieces_come_in_any_order() {
+    const LENGTH: usize = 3_000_000;
+    let house = House::new(10 << 20);
+    let (store, life) = house.start();
+    let (digest, bytes) = blob(7, LENGTH);
+    let mut partial = store.partial(digest, Some(LENGTH as u64)).await.unwrap();
+    assert!(partial.takes_gaps(), "where tests are run it is known what is a gap");
+    let mut committed = partial.committed();
+    for from in [2_000_000, 0, 500_000, 2_500_000, 1_500_000, 1_000_000_usize] {
+        let before = *committed.borrow();
+        partial.write(from as u64, bytes.slice(from..from + 500_000)).await.unwrap();
+        match from {
+            0 | 500_000 => drop(committed.wait_for(|count| *count == from as u64 + 500_000).await.unwrap()),
+            1_000_000 => drop(committed.wait_for(|count| *count == LENGTH as u64).await.unwrap()),
+            _ => assert_eq!(*committed.borrow(), before, "nobody reads beyond a gap"),
+        }
+    }
+    let length = partial.prove().await.unwrap();
+    partial.promote(length).await.unwrap();
+    assert!(read(&store.open_blob(&digest).await.unwrap()).await == bytes);
+    assert_eq!(store.0.metrics.bytes.get(), LENGTH as i64);
+    end(store, life).await;
+}
+
+#[tokio::test]
+async fn what_lies_behind_a_gap_is_not_kept() {
+    for is_killed in [false, true] {
+        let house = House::new(10 << 20);
+        let (store, life) = house.start();
+        let (digest, bytes) = blob(8, 3_000_000);
+        let mut partial = store.partial(digest, Some(3_000_000)).await.unwrap();
+        partial.write(0, bytes.slice(..400_000)).await.unwrap();
+        partial.write(2_000_000, bytes.slice(2_000_000..2_500_000)).await.unwrap();
+        partial.committed().wait_for(|count| *count == 400_000).await.unwrap();
+        drop(partial);
+        end(store, life).await;
+        if is_killed {
+            // As it was before the writer came to its end.
+            let path = house.folder.path().join("ingest").join(format!("sha256-{}", digest.hex()));
+            let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.write_all_at(&bytes[2_000_000..2_500_000], 2_000_000).unwrap();
+        }
+        let (store, life) = house.start();
+        assert_eq!(store.0.metrics.bytes.get(), if is_killed { 2_500_000 } else { 400_000 });
+        let partial = store.partial(digest, Some(3_000_000)).await.unwrap();
+        let kept = partial.kept();
+        assert!((400_000 - 65_536..400_000 - 61_000).contains(&kept), "{kept}: a tail that is not trusted");
+        drop(partial);
+        keep(&store, 8, 3_000_000).await;
+        assert!(read(&store.open_blob(&digest).await.unwrap()).await == bytes);
+        assert_eq!(store.0.metrics.bytes.get(), 3_000_000);
+        end(store, life).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_nobody_takes_up_is_dropped() {
     let house = House::new(10 << 20);
     let (store, life) = house.start();
     let (digest, bytes) = blob(3, 300_000);
     let mut partial = store.partial(digest, Some(300_000)).await.unwrap();
-    partial.write(bytes.slice(..200_000)).await.unwrap();
+    partial.write(0, bytes.slice(..200_000)).await.unwrap();
     partial.committed().wait_for(|count| *count == 200_000).await.unwrap();
     drop(partial);
     while store.0.claims.is_taken(&digest) {
