@@ -21,7 +21,8 @@ impl Spans {
         if start >= end {
             return;
         }
-        while let Some((&before, &until)) = self.0.range(..=end).next_back().filter(|(_, until)| **until >= start)
+        while let Some((&before, &until)) =
+            self.0.range(..=end).next_back().filter(|(_, until)| **until >= start)
         {
             (start, end) = (start.min(before), end.max(until));
             self.0.remove(&before);

@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+
+use super::crew::Crew;
 use super::{Error, Order, Seat, State};
 use crate::store::{Link, Partial};
 use crate::upstream::{self, Transfer};
@@ -26,7 +29,7 @@ impl Seat {
             // What is kept may be of another body, longer than the blob: the next try begins anew.
             partial.discard();
         }
-        let mut transfer = begun?;
+        let transfer = begun?;
         if let Some(total) = transfer.total() {
             partial.expect(total).await?;
         }
@@ -35,29 +38,26 @@ impl Seat {
             total: transfer.total(),
             committed: partial.committed(),
         });
-        let total = self.receive(order, &mut transfer, &mut partial).await?;
-        // The connection serves others while the disk syncs.
-        drop(transfer);
+        let total = self.receive(order, transfer, &mut partial).await?;
         self.state.send_replace(State::Proven { file: std::sync::Arc::clone(partial.file()), total });
         self.keep(order, partial, total).await;
         Ok(())
     }
 
     /// Takes in all bytes, until they are proven. On an error of the upstream what came stays as a partial.
-    async fn receive(
-        &self,
-        order: &Order,
-        transfer: &mut Transfer,
-        partial: &mut Partial,
-    ) -> Result<u64, Error> {
-        let mut offset = transfer.offset();
-        while let Some(bytes) = transfer.next().await? {
-            partial.write(offset, bytes).await?;
-            offset = transfer.offset();
+    async fn receive(&self, order: &Order, transfer: Transfer, partial: &mut Partial) -> Result<u64, Error> {
+        let spread = partial.takes_gaps().then(|| self.inner.spread(&order.repository.registry));
+        let mut crew = Crew::new(order, transfer, spread.as_ref(), &self.inner.metrics);
+        let mut sources = BTreeSet::new();
+        while let Some(piece) = crew.next().await? {
+            sources.insert(piece.source);
+            partial.write(piece.offset, piece.bytes).await?;
         }
+        // The connections serve others while the disk syncs.
+        drop(crew);
         partial.prove().await.map_err(|error| match error {
             crate::store::Error::Mismatch => {
-                transfer.distrust();
+                order.client.distrust(order.digest, sources);
                 let registry = order.repository.registry.to_string();
                 self.inner.metrics.verify_failed(&registry);
                 tracing::warn!(digest = %order.digest, repository = %order.repository, "the upstream sent wrong bytes");

@@ -1,6 +1,7 @@
 use prometheus::{IntCounterVec, IntGauge};
 
 use crate::config::Config;
+use crate::oci::RegistryHost;
 use crate::telemetry::Metrics;
 
 /// What flights count.
@@ -9,6 +10,7 @@ pub(super) struct FlightMetrics {
     flights: IntGauge,
     followers: IntGauge,
     verify_failures: IntCounterVec,
+    parts: IntCounterVec,
 }
 
 /// One more on a gauge, until dropped.
@@ -22,14 +24,21 @@ impl FlightMetrics {
             "Fetched blobs and manifests that did not match their digest.",
             &["upstream"],
         );
+        let parts = metrics.counters(
+            "parts_total",
+            "Parts of large blobs that were fetched over connections of their own.",
+            &["upstream"],
+        );
         for upstream in &config.upstreams {
             verify_failures.with_label_values(&[upstream.registry.as_str()]);
+            parts.with_label_values(&[upstream.registry.as_str()]);
         }
         FlightMetrics {
             flights: metrics.gauge("flights", "Blobs that are being fetched."),
             followers: metrics
                 .gauge("flight_followers", "Clients that read a blob while it is being fetched."),
             verify_failures,
+            parts,
         }
     }
 
@@ -39,6 +48,10 @@ impl FlightMetrics {
 
     pub(super) fn follower(&self) -> Counted {
         Counted::one(&self.followers)
+    }
+
+    pub(super) fn part(&self, registry: &RegistryHost) {
+        self.parts.with_label_values(&[registry.as_str()]).inc();
     }
 
     pub(super) fn verify_failed(&self, registry: &str) {

@@ -15,10 +15,13 @@
 //! Leaves out who may join: that is `mirror`'s to know (I5).
 
 mod calls;
+mod crew;
 mod error;
 mod follower;
 mod lead;
 mod metrics;
+mod parts;
+mod spread;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -33,9 +36,10 @@ pub use follower::Follower;
 pub use crate::store::HOLD_BACK;
 
 use self::metrics::{Counted, FlightMetrics};
+use self::spread::Spread;
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;
-use crate::oci::{Digest, Repository};
+use crate::oci::{Digest, RegistryHost, Repository};
 use crate::scheduler::{Errand, Urgency};
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -58,6 +62,8 @@ pub struct Order {
     pub digest: Digest,
     /// Its size, where a manifest told.
     pub size: Option<u64>,
+    /// Over how many connections beside one it may be fetched, all blobs of its upstream together.
+    pub most_extra: usize,
 }
 
 /// Whether an asker began the work or found it under way.
@@ -72,6 +78,7 @@ pub enum Role {
 #[derive(Debug)]
 struct Inner {
     table: Mutex<HashMap<Digest, Flight>>,
+    spreads: Mutex<HashMap<RegistryHost, Arc<Spread>>>,
     store: Store,
     life: Lifecycle,
     metrics: FlightMetrics,
@@ -110,6 +117,7 @@ impl Flights {
     pub fn new(config: &Config, store: &Store, life: &Lifecycle, metrics: &Metrics) -> Flights {
         Flights(Arc::new(Inner {
             table: Mutex::default(),
+            spreads: Mutex::default(),
             store: store.clone(),
             life: life.clone(),
             metrics: FlightMetrics::new(metrics, config),
@@ -159,6 +167,13 @@ impl Inner {
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Flight>> {
         // Entries are put in and taken out whole.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of the line to an upstream.
+    fn spread(&self, registry: &RegistryHost) -> Arc<Spread> {
+        let mut spreads = self.spreads.lock().unwrap_or_else(PoisonError::into_inner);
+        let spread = spreads.entry(registry.clone()).or_insert_with(|| Arc::new(Spread::new(registry)));
+        Arc::clone(spread)
     }
 }
 

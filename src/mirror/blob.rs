@@ -196,9 +196,13 @@ impl Inner {
     }
 
     pub(super) fn order(&self, target: &Target, digest: &Digest, errand: &Errand) -> Order {
+        let upstream = self.upstream(target);
+        let config = &upstream.config;
         Order {
             errand: errand.clone(),
-            client: Arc::clone(&self.upstream(target).client),
+            client: Arc::clone(&upstream.client),
+            // The other half is for whoever comes meanwhile.
+            most_extra: if config.parallel_ranges { config.max_connections / 2 } else { 0 },
             repository: target.repository.clone(),
             digest: *digest,
             size: self.sizes.get(&(target.repository.clone(), *digest)),

@@ -160,6 +160,10 @@ fn upstream_told(kind: Kind, error: &upstream::Error) -> Told {
             StatusCode::GATEWAY_TIMEOUT,
             "the upstream did not answer in time and it is not in the cache",
         ),
+        // Only ever said to whoever fetches several parts at once, who has another way.
+        upstream::Error::NoParts { .. } => {
+            unavailable(StatusCode::BAD_GATEWAY, "the upstream does not send parts of a blob")
+        }
         upstream::Error::Status { status, .. } => unavailable(
             StatusCode::BAD_GATEWAY,
             &format!("the upstream answered with status {status} and it is not in the cache"),

@@ -176,7 +176,10 @@ impl Partial {
     /// # Errors
     /// When there is no room or the disk fails.
     pub async fn write(&mut self, offset: u64, bytes: Bytes) -> Result<(), Error> {
-        debug_assert!(offset == self.accepted.reach() || self.takes_gaps(), "nobody may take a gap for bytes");
+        debug_assert!(
+            offset == self.accepted.reach() || self.takes_gaps(),
+            "nobody may take a gap for bytes"
+        );
         let taken = self.take_in(offset, bytes).await;
         self.inner.health.note(taken)
     }

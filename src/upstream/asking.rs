@@ -28,6 +28,8 @@ pub(super) struct Ask {
     pub(super) accept: &'static str,
     /// `Range`.
     pub(super) range: Option<String>,
+    /// Over a connection that carries nothing else meanwhile.
+    pub(super) apart: bool,
     /// Of the lease under which it is asked.
     pub(super) account: Option<usize>,
     pub(super) scope: String,
@@ -53,6 +55,7 @@ impl Ask {
             path: format!("/v2/{repository}/{rest}"),
             accept: "*/*",
             range: None,
+            apart: false,
             account: None,
             scope: format!("repository:{repository}:pull"),
         }
@@ -66,6 +69,7 @@ impl Ask {
             path: "/v2/".to_owned(),
             accept: "*/*",
             range: None,
+            apart: false,
             account,
             scope: String::new(),
         }
@@ -275,9 +279,9 @@ impl Client {
         if let Some(range) = ask.range.as_deref() {
             headers.insert(RANGE, HeaderValue::from_str(range).expect("a range is digits and signs"));
         }
-        let Ask { purpose, account, ref method, .. } = *ask;
-        let method = method.clone();
-        self.wire.send(Hop { purpose, account, reach, method, url, headers, body: Bytes::new() }).await
+        let Ask { purpose, account, apart, ref method, .. } = *ask;
+        let (method, body) = (method.clone(), Bytes::new());
+        self.wire.send(Hop { purpose, account, reach, apart, method, url, headers, body }).await
     }
 }
 

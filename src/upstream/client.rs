@@ -1,4 +1,5 @@
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -257,7 +258,36 @@ impl Client {
         total: Option<u64>,
     ) -> Result<Transfer, Error> {
         let ask = Ask::about(Kind::Blob, Method::GET, repository, &format!("blobs/{digest}"));
-        let content = Content { ask, digest: *digest, total };
+        let content = Content { ask, digest: *digest, total, end: total };
+        self.begin(boarding, content, from).await
+    }
+
+    /// Begins to fetch a part of a blob of `total` bytes, beside others that fetch the same one: over a connection of
+    /// its own, and not from whoever sends anything else than the part.
+    ///
+    /// # Errors
+    /// As [`Client::blob`]; [`Error::NoParts`].
+    pub async fn part(
+        self: &Arc<Self>,
+        boarding: Boarding<'_>,
+        repository: &RepositoryName,
+        digest: &Digest,
+        part: Range<u64>,
+        total: u64,
+    ) -> Result<Transfer, Error> {
+        let ask = Ask::about(Kind::Blob, Method::GET, repository, &format!("blobs/{digest}"));
+        let ask = Ask { apart: true, ..ask };
+        let content = Content { ask, digest: *digest, total: Some(total), end: Some(part.end) };
+        self.begin(boarding, content, part.start).await
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        boarding: Boarding<'_>,
+        content: Content,
+        from: u64,
+    ) -> Result<Transfer, Error> {
+        let digest = &content.digest;
         let Boarding { mut tries, mut lease } = boarding;
         loop {
             let opened = match self.endpoint(&lease) {
@@ -273,6 +303,12 @@ impl Client {
             drop(lease);
             lease = tries.lease().await?;
         }
+    }
+
+    /// Bytes of `digest` that came from the endpoints at these places turned out to be wrong: the next time others are
+    /// asked first.
+    pub fn distrust(&self, digest: Digest, places: impl IntoIterator<Item = usize>) {
+        places.into_iter().for_each(|place| self.suspects.add(digest, place));
     }
 
     pub(super) fn tries<'a>(&'a self, errand: &'a Errand, want: Want) -> Tries<'a> {

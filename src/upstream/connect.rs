@@ -78,14 +78,14 @@ impl Connector {
         tls: ClientConfig,
         proxies: Arc<Proxies>,
         patience: Duration,
-        public_only: bool,
+        (public_only, http1_only): (bool, bool),
     ) -> Self {
         let dialer = Dialer { straight: tcp(public_only, patience), to_proxy: tcp(false, patience), proxies };
-        let inner = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(dialer);
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let inner = match http1_only {
+            true => builder.enable_http1().wrap_connector(dialer),
+            false => builder.enable_all_versions().wrap_connector(dialer),
+        };
         Connector { inner, patience }
     }
 }

@@ -78,6 +78,12 @@ pub enum Error {
         /// Which rule it breaks.
         reason: String,
     },
+    /// It sends the whole of a blob where a part was asked for, or another part.
+    #[error("{endpoint} does not send parts of a blob")]
+    NoParts {
+        /// The endpoint's host.
+        endpoint: String,
+    },
     /// A body broke off and could not be resumed anywhere.
     #[error("the transfer from {endpoint} broke off after {received} bytes: {reason}")]
     BrokenOff {
@@ -126,6 +132,7 @@ impl Error {
             Error::TimedOut { .. } => "timed_out",
             Error::Status { .. } => "status",
             Error::BadAnswer { .. } => "bad_answer",
+            Error::NoParts { .. } => "no_parts",
             Error::BrokenOff { .. } => "broken_off",
         }
     }
@@ -162,6 +169,7 @@ impl Error {
             | Error::Throttled { .. }
             | Error::Status { .. }
             | Error::BadAnswer { .. }
+            | Error::NoParts { .. }
             | Error::BrokenOff { .. } => None,
         }
     }

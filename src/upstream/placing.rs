@@ -1,5 +1,7 @@
 //! Which part of a blob an answer holds. Plain judgement, no I/O.
 
+use std::ops::Range;
+
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, StatusCode};
 
@@ -13,12 +15,14 @@ pub(super) struct Placed {
     pub(super) skip: u64,
     /// The length of the whole blob, where known.
     pub(super) total: Option<u64>,
+    /// Where the answer ends, where known.
+    pub(super) end: Option<u64>,
 }
 
-/// The `Range` header for everything from `from` on; none for a whole blob. Closed where the length is known,
-/// as not every registry takes an open one.
-pub(super) fn span(from: u64, total: Option<u64>) -> Option<String> {
-    let last = total.map(|total| total.saturating_sub(1).to_string()).unwrap_or_default();
+/// The `Range` header for everything from `from` on; none for a whole blob. Closed where it is known where that
+/// `ends`, as not every registry takes an open one.
+pub(super) fn span(from: u64, end: Option<u64>) -> Option<String> {
+    let last = end.map(|end| end.saturating_sub(1).to_string()).unwrap_or_default();
     (from > 0).then(|| format!("bytes={from}-{last}"))
 }
 
@@ -30,12 +34,13 @@ pub(super) fn place(
     from: u64,
     expected: Option<u64>,
 ) -> Result<Placed, String> {
-    let (start, total) = if status == StatusCode::PARTIAL_CONTENT {
+    let (start, end, total) = if status == StatusCode::PARTIAL_CONTENT {
         let range = text(headers, CONTENT_RANGE).and_then(ByteRange::parse_content_range);
         let (range, total) = range.ok_or("a part without saying which")?;
-        (range.start, total)
+        (range.start, Some(range.end), total)
     } else {
-        (0, text(headers, CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()))
+        let total = text(headers, CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
+        (0, total, total)
     };
     match (expected, total) {
         (Some(expected), Some(total)) if expected != total => {
@@ -48,7 +53,15 @@ pub(super) fn place(
         return Err(format!("a blob that is shorter than the {from} bytes that are there already"));
     }
     let skip = from.checked_sub(start).ok_or("another part than was asked for")?;
-    Ok(Placed { skip, total })
+    Ok(Placed { skip, total, end })
+}
+
+/// Whether an answer is exactly what was asked for, or its beginning. One of several that fetch the same blob must not
+/// be given what others fetch.
+pub(super) fn is_part(status: StatusCode, headers: &HeaderMap, part: &Range<u64>) -> bool {
+    let range = text(headers, CONTENT_RANGE).and_then(ByteRange::parse_content_range);
+    let fits = range.is_some_and(|(range, _)| range.start == part.start && range.end <= part.end);
+    status == StatusCode::PARTIAL_CONTENT && fits
 }
 
 /// The whole blob's length as a 206 or 416 states it: `Content-Range: bytes 0-0/1234`, `bytes */1234`.
@@ -102,6 +115,24 @@ mod tests {
             (206, "", 40, None),
         ] {
             assert!(judge(status, header, from, expected).is_err(), "{status} {header} {from}");
+        }
+    }
+
+    #[test]
+    fn parts_to_the_byte() {
+        for (status, header, fits) in [
+            (206, "bytes 40-59/100", true),
+            (206, "bytes 40-49/100", true),
+            (206, "bytes 40-60/100", false),
+            (206, "bytes 39-59/100", false),
+            (206, "bytes 0-99/100", false),
+            (206, "", false),
+            (200, "bytes 40-59/100", false),
+            (416, "bytes */100", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_RANGE, header.parse().unwrap())]);
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(is_part(status, &headers, &(40..60)), fits, "{status} {header}");
         }
     }
 

@@ -184,7 +184,7 @@ impl Tokens {
     ) -> Result<Response<Incoming>, Error> {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let (purpose, account, reach) = (Purpose::Token, errand.key.account, errand.reach);
-        self.wire.send(Hop { purpose, account, reach, method, url, headers, body }).await
+        self.wire.send(Hop { purpose, account, reach, apart: false, method, url, headers, body }).await
     }
 
     async fn read(&self, errand: &Errand, answer: Response<Incoming>) -> Result<Token, Error> {

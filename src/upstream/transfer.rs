@@ -8,6 +8,7 @@
 //! ```
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct Transfer {
     /// Those that bytes came from.
     sources: Vec<usize>,
     patience: Patience,
+    /// It is about to go on elsewhere in the blob.
+    has_turned: bool,
 }
 
 /// Which blob.
@@ -46,10 +49,14 @@ pub(super) struct Content {
     pub(super) digest: Digest,
     /// Its length, where known.
     pub(super) total: Option<u64>,
+    /// Where what is wanted of it ends, where known.
+    pub(super) end: Option<u64>,
 }
 
 struct Flow {
     body: Incoming,
+    /// Where it ends, where known.
+    end: Option<u64>,
     /// So many bytes come again that are there already.
     skip: u64,
     /// New bytes so far.
@@ -111,6 +118,7 @@ impl Transfer {
             endpoint,
             sources: Vec::new(),
             patience,
+            has_turned: false,
         };
         transfer.take_up(opened);
         transfer
@@ -126,7 +134,29 @@ impl Transfer {
         self.offset
     }
 
-    /// The next bytes; `None` once all have come. Where the upstream does not tell the length, that is when
+    /// Where what is wanted of it ends, where known.
+    pub fn end(&self) -> Option<u64> {
+        self.content.end
+    }
+
+    /// The place of the endpoint that it comes from.
+    pub fn source(&self) -> usize {
+        self.endpoint
+    }
+
+    /// Goes on with this part of the blob, under the same lease.
+    pub fn turn_to(&mut self, part: Range<u64>) {
+        let goes_on =
+            self.offset == part.start && self.flow.as_ref().is_some_and(|flow| flow.end >= Some(part.end));
+        if !goes_on {
+            self.flow = None;
+            self.has_turned = true;
+        }
+        self.offset = part.start;
+        self.content.end = Some(part.end);
+    }
+
+    /// The next bytes; `None` once all have come that are wanted. Where the upstream does not tell the length, that is when
     /// it ended the body properly. What breaks is resumed in here. Cancel-safe.
     ///
     /// # Errors
@@ -134,8 +164,17 @@ impl Transfer {
     /// came than the blob has.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            if self.content.total == Some(self.offset) {
+            if self.content.end == Some(self.offset) {
                 return self.finish().await;
+            }
+            if self.has_turned {
+                let opened = self.open().await;
+                self.has_turned = false;
+                match opened {
+                    Ok(opened) => self.take_up(opened),
+                    Err(error) => self.resume(&error.to_string()).await?,
+                }
+                continue;
             }
             let Some(flow) = &mut self.flow else {
                 self.resume("the connection broke").await?;
@@ -148,7 +187,7 @@ impl Transfer {
                     }
                 }
                 Piece::End if self.content.total.is_none() => {
-                    self.content.total = Some(self.offset);
+                    (self.content.total, self.content.end) = (Some(self.offset), Some(self.offset));
                     self.flow = None;
                 }
                 Piece::End => self.resume("the body ended early").await?,
@@ -166,9 +205,16 @@ impl Transfer {
         // Lossless: it is at most the length of a slice.
         bytes = bytes.slice(known as usize..);
         flow.progress += bytes.len() as u64;
-        if self.content.total.is_some_and(|total| bytes.len() as u64 > total - self.offset) {
+        let left = self.content.end.map(|end| end - self.offset);
+        if let Some(left) = left.filter(|left| bytes.len() as u64 > *left) {
             self.flow = None;
-            return Err(self.too_long());
+            if self.content.end == self.content.total {
+                return Err(self.too_long());
+            }
+            // Lossless: it is less than the length of a slice.
+            bytes.truncate(left as usize);
+            self.offset += left;
+            return Ok(Some(bytes));
         }
         self.offset += bytes.len() as u64;
         if bytes.is_empty() {
@@ -178,9 +224,13 @@ impl Transfer {
         Ok(Some(bytes))
     }
 
-    /// All bytes are there: nothing may follow. Reading the end also lets the connection be used again.
+    /// All bytes are there: nothing may follow. Reading the end also lets the connection be used again; where more of
+    /// the blob follows than is wanted, it is given up.
     async fn finish(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(mut flow) = self.flow.take() else { return Ok(None) };
+        if self.content.end != self.content.total && flow.end != self.content.end {
+            return Ok(None);
+        }
         while !flow.body.is_end_stream() {
             match flow.next(PATIENCE_FOR_THE_END).await {
                 Piece::Data(bytes) if !bytes.is_empty() => return Err(self.too_long()),
@@ -289,8 +339,15 @@ impl Transfer {
         }
         let endpoint = &client.endpoints[place];
         let mut ask = content.ask.clone();
-        ask.range = span(offset, content.total);
+        ask.range = span(offset, content.end);
         let mut answer = client.ask_at(endpoint, lease, &ask).await?;
+        if let Some(end) = content.end.filter(|_| ask.apart) {
+            let (status, headers) = (answer.response.status(), answer.response.headers());
+            let sends_other = status.is_success() && !placing::is_part(status, headers, &(offset..end));
+            if sends_other || status == StatusCode::RANGE_NOT_SATISFIABLE {
+                return Err(Error::NoParts { endpoint: answer.host });
+            }
+        }
         if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE && ask.range.is_some() {
             // All of it is there already, or this registry takes exception to the range: once more without.
             let total = whole_length(answer.response.headers()).or(content.total);
@@ -305,13 +362,14 @@ impl Transfer {
         }
         let (status, headers) = (answer.response.status(), answer.response.headers());
         let placed = placing::place(status, headers, offset, content.total);
-        let Placed { skip, total } = placed.map_err(|reason| answer.bad(&reason))?;
-        Ok(Opened { flow: Some(Flow::new(answer, skip)), total, endpoint: place })
+        let Placed { skip, total, end } = placed.map_err(|reason| answer.bad(&reason))?;
+        Ok(Opened { flow: Some(Flow::new(answer, skip, end)), total, endpoint: place })
     }
 
     fn take_up(&mut self, opened: Opened) {
         self.flow = opened.flow;
         self.content.total = opened.total;
+        self.content.end = self.content.end.or(opened.total);
         self.endpoint = opened.endpoint;
         if self.flow.is_some() && !self.sources.contains(&opened.endpoint) {
             self.sources.push(opened.endpoint);
@@ -320,10 +378,11 @@ impl Transfer {
 
     /// The bytes turned out to be wrong: the next time others are asked first.
     pub fn distrust(&self) {
-        self.sources.iter().for_each(|place| self.client.suspects.add(self.content.digest, *place));
+        self.client.distrust(self.content.digest, self.sources.iter().copied());
     }
 
-    fn host(&self) -> String {
+    /// The host of that endpoint.
+    pub fn host(&self) -> String {
         self.client.endpoints[self.endpoint].host.clone()
     }
 
@@ -342,8 +401,8 @@ impl fmt::Debug for Transfer {
 }
 
 impl Flow {
-    fn new(answer: Answer, skip: u64) -> Flow {
-        Flow { body: answer.response.into_body(), skip, progress: 0 }
+    fn new(answer: Answer, skip: u64, end: Option<u64>) -> Flow {
+        Flow { body: answer.response.into_body(), end, skip, progress: 0 }
     }
 
     async fn next(&mut self, idle: Duration) -> Piece {

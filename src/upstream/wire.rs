@@ -28,14 +28,21 @@ type Http = legacy::Client<Connector, Full<Bytes>>;
 
 /// The way out to one upstream.
 pub(super) struct Wire {
-    anywhere: Http,
-    public_only: Http,
+    shared: Lines,
+    /// For parts of a blob: over HTTP/2 all of them would share one connection, and what it is held to.
+    apart: Lines,
     proxies: Arc<Proxies>,
     /// Until the headers of an answer.
     response_timeout: Duration,
     /// Without a byte of a body.
     pub(super) idle_timeout: Duration,
     pub(super) tally: Tally,
+}
+
+/// Connections of one kind.
+struct Lines {
+    anywhere: Http,
+    public_only: Http,
 }
 
 /// Where a request may go (I6).
@@ -53,6 +60,8 @@ pub(super) struct Hop<'a> {
     /// Who is counted.
     pub(super) account: Option<usize>,
     pub(super) reach: Reach,
+    /// Over a connection that carries nothing else meanwhile.
+    pub(super) apart: bool,
     pub(super) method: Method,
     pub(super) url: &'a Url,
     pub(super) headers: HeaderMap,
@@ -70,16 +79,16 @@ enum Silence {
 impl Wire {
     pub(super) fn new(config: &config::Upstream, tls: ClientConfig, proxies: Proxies, tally: Tally) -> Wire {
         let proxies = Arc::new(proxies);
-        let http = |public_only| {
+        let http = |public_only, http1_only| {
             let proxies = Arc::clone(&proxies);
-            http(
-                Connector::new(tls.clone(), proxies, config.connect_timeout, public_only),
-                config.max_connections,
-            )
+            let kind = (public_only, http1_only);
+            http(Connector::new(tls.clone(), proxies, config.connect_timeout, kind), config.max_connections)
         };
+        let lines =
+            |http1_only| Lines { anywhere: http(false, http1_only), public_only: http(true, http1_only) };
         Wire {
-            anywhere: http(false),
-            public_only: http(true),
+            shared: lines(false),
+            apart: lines(true),
             proxies,
             response_timeout: config.response_timeout,
             idle_timeout: config.idle_timeout,
@@ -117,7 +126,8 @@ impl Wire {
     }
 
     async fn once(&self, hop: &Hop<'_>, uri: &Uri) -> Result<Response<Incoming>, Silence> {
-        let http = if hop.reach == Reach::PublicOnly { &self.public_only } else { &self.anywhere };
+        let lines = if hop.apart { &self.apart } else { &self.shared };
+        let http = if hop.reach == Reach::PublicOnly { &lines.public_only } else { &lines.anywhere };
         let begun = Instant::now();
         let answer = tokio::time::timeout(self.response_timeout, http.request(request(hop, uri))).await;
         let status = answer.as_ref().ok().and_then(|answer| answer.as_ref().ok()).map(Response::status);

@@ -168,7 +168,7 @@ impl Cache {
         let (digest, bytes) = blob(self.new_number());
         timed(async {
             let mut partial = self.store.partial(digest, Some(LENGTH)).await.unwrap();
-            partial.write(bytes).await.unwrap();
+            partial.write(0, bytes).await.unwrap();
             let length = partial.prove().await.unwrap();
             partial.promote(length).await.unwrap();
         })

@@ -46,6 +46,7 @@ impl Field {
             repository: repository.parse().unwrap(),
             digest: blob.digest.parse().unwrap(),
             size: None,
+            most_extra: 0,
         }
     }
 }

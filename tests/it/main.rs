@@ -24,6 +24,7 @@ mod killed;
 mod lists;
 mod metrics;
 mod open_files;
+mod parallel;
 mod patience;
 mod proofs;
 mod pull_blob;

@@ -121,7 +121,7 @@ async fn known_series_are_there_from_the_start() {
             wanted
                 .push(format!("tidelock_sent_bytes_total{{outcome=\"{outcome}\",upstream=\"{registry}\"}}"));
         }
-        for name in ["fetched_bytes_total", "verify_failures_total", "resumed_total"] {
+        for name in ["fetched_bytes_total", "verify_failures_total", "resumed_total", "parts_total"] {
             wanted.push(format!("tidelock_{name}{{upstream=\"{registry}\"}}"));
         }
         for name in ["schedule_queue", "schedule_wait_seconds_count"] {

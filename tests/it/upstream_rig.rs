@@ -1,6 +1,7 @@
 //! A [`Client`] of Tidelock's own, pointed at fakes, without the rest of the house.
 #![allow(unreachable_pub)] // `pub` here means "for the tests", which are all one crate
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +135,17 @@ impl Rig {
             self.client.blob(boarding, &repository, &digest, from, total).await
         };
         within("a blob", begin).await
+    }
+
+    /// Begins to fetch a part of one.
+    pub async fn part(&self, repository: &str, blob: &Blob, part: Range<u64>) -> Result<Transfer, Error> {
+        let digest = blob.digest.parse().unwrap();
+        let (repository, total) = (name(repository), blob.len() as u64);
+        let begin = async {
+            let boarding = self.client.board(&self.errand, &repository).await?;
+            self.client.part(boarding, &repository, &digest, part, total).await
+        };
+        within("a part of a blob", begin).await
     }
 
     /// Fetches a whole blob.

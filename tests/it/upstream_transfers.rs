@@ -110,6 +110,67 @@ async fn a_registry_that_takes_exception_to_the_range() {
 }
 
 #[tokio::test]
+async fn a_part_is_no_more_than_that() {
+    let registry = with_blob().await;
+    let rig = Plan::at(&registry).rig();
+    let mut part = rig.part("app", &layer(), 200_000..500_000).await.unwrap();
+    assert_eq!(rest(&mut part).await.unwrap(), layer().bytes.slice(200_000..500_000));
+    drop(part);
+    registry.fault(Match::blobs(), Times::Once, Fault::CutAfter(100_000));
+    let mut part = rig.part("app", &layer(), 200_000..500_000).await.unwrap();
+    assert_eq!(rest(&mut part).await.unwrap(), layer().bytes.slice(200_000..500_000));
+    assert_eq!(ranges(&registry), ["bytes=200000-499999", "bytes=200000-499999", "bytes=300000-499999"]);
+
+    registry.fault(Match::blobs(), Times::Once, Fault::status(416));
+    let none = rig.part("app", &layer(), 200_000..500_000).await;
+    assert!(matches!(none, Err(Error::NoParts { .. })), "{none:?}");
+    registry.set(|behaviour| behaviour.quirks.ignore_range = true);
+    let none = rig.part("app", &layer(), 200_000..500_000).await;
+    assert!(matches!(none, Err(Error::NoParts { .. })), "{none:?}");
+    assert_eq!(registry.total(), 5, "none of them was asked for twice");
+}
+
+#[tokio::test]
+async fn a_transfer_turns_to_another_part() {
+    let registry = with_blob().await;
+    let rig = Plan::at(&registry).rig();
+    let mut transfer = rig.transfer("app", &layer(), 0, None).await.unwrap();
+    transfer.next().await.unwrap();
+    let at = transfer.offset();
+    // What is coming anyway is not asked for again.
+    transfer.turn_to(at..700_000);
+    assert_eq!(rest(&mut transfer).await.unwrap(), layer().bytes.slice(at as usize..700_000));
+    transfer.turn_to(900_000..SIZE as u64);
+    assert_eq!(rest(&mut transfer).await.unwrap(), layer().bytes.slice(900_000..));
+    transfer.turn_to(700_000..900_000);
+    assert_eq!(rest(&mut transfer).await.unwrap(), layer().bytes.slice(700_000..900_000));
+    assert_eq!(ranges(&registry), ["", "bytes=900000-999999", "bytes=700000-899999"]);
+    assert_eq!(resumed(&rig), 0);
+}
+
+/// Over HTTP/2 all transfers share one connection, and what that is held to.
+#[tokio::test]
+async fn a_part_has_a_connection_of_its_own() {
+    let ca = TestCa::new();
+    let registry = FakeRegistry::start_tls_with(&ca, &[], true).await;
+    registry.put_blob("app", &layer());
+    let plan = Plan::at(&registry);
+    let file = plan.file("ca.pem", &ca.pem());
+    let rig = plan.with(|upstream| upstream.ca = Some(file)).rig();
+    let transfers = [
+        rig.transfer("app", &layer(), 0, None).await.unwrap(),
+        rig.transfer("app", &layer(), 0, None).await.unwrap(),
+    ];
+    assert_eq!(registry.accepted_connections(), 1);
+    let mut parts = Vec::new();
+    for start in [100_000, 500_000] {
+        parts.push(rig.part("app", &layer(), start..start + 400_000).await.unwrap());
+    }
+    assert_eq!(registry.accepted_connections(), 3);
+    drop((transfers, parts));
+}
+
+#[tokio::test]
 async fn wrong_lengths() {
     let registry = with_blob().await;
     let rig = Plan::at(&registry).rig();

@@ -136,7 +136,11 @@ fn advised(error: &Error) -> String {
         Error::TimedOut { .. } => "; check the network, or raise the upstream's `response_timeout`",
         Error::Status { .. } => "; try again later, or ask whoever runs it",
         Error::Refused(_) | Error::Throttled { .. } | Error::BrokenOff { .. } => "; try again later",
-        Error::NotFound { .. } | Error::Hidden { .. } | Error::Login { .. } | Error::BadAnswer { .. } => "",
+        Error::NotFound { .. }
+        | Error::Hidden { .. }
+        | Error::Login { .. }
+        | Error::BadAnswer { .. }
+        | Error::NoParts { .. } => "",
     };
     format!("{error}{advice}")
 }

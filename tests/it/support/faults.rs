@@ -10,6 +10,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::site::Call;
 
 pub use super::gate::Gate;
@@ -51,6 +53,15 @@ pub enum Fault {
         chunk: usize,
         /// The pause after each.
         every: Duration,
+    },
+    /// The same for all answers on this line together: one after the other.
+    InTurn {
+        /// Bytes at a time.
+        chunk: usize,
+        /// The pause after each.
+        every: Duration,
+        /// Held by whoever's turn it is.
+        line: Arc<Semaphore>,
     },
     /// Answers this status, body and headers in place of what was asked for.
     Status(u16, String, Vec<(String, String)>),

@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
+use tokio::sync::Semaphore;
 
 use super::faults::{Fault, Faults, InForce, Match, Times};
 use super::gate::Gate;
@@ -65,6 +66,7 @@ type Answering = dyn Fn(Call) -> Pin<Box<dyn Future<Output = Answer> + Send>> + 
 enum Step {
     Data(Bytes),
     Pause(Duration),
+    Turn(Duration, Arc<Semaphore>),
     Gate(Gate),
     /// Nothing more, ever.
     Stall,
@@ -299,6 +301,10 @@ fn fault_steps(fault: Fault, body: Bytes, announced: &mut Option<usize>) -> Vec<
         Fault::Slow { chunk, every } => {
             cut(body, chunk).into_iter().flat_map(|piece| [Step::Data(piece), Step::Pause(every)]).collect()
         }
+        Fault::InTurn { chunk, every, line } => cut(body, chunk)
+            .into_iter()
+            .flat_map(|piece| [Step::Turn(every, Arc::clone(&line)), Step::Data(piece)])
+            .collect(),
         Fault::Hold { gate, after } => {
             let rest = body.slice(after.min(body.len())..);
             let mut steps = then(pieces(upto(after)), Step::Gate(gate));
@@ -328,6 +334,10 @@ fn played(steps: Vec<Step>, entry: Entry, control: Arc<Control>) -> Body {
                     return Some((Ok(Frame::data(bytes)), (steps, entry, control)));
                 }
                 Some(Step::Pause(pause)) => tokio::time::sleep(pause).await,
+                Some(Step::Turn(pause, line)) => {
+                    let _turn = line.acquire().await;
+                    tokio::time::sleep(pause).await;
+                }
                 Some(Step::Gate(gate)) => gate.pass().await,
                 Some(Step::Stall) => std::future::pending().await,
                 Some(Step::Close) => {
