@@ -85,10 +85,22 @@ struct Scene {
     wire: Wire,
 }
 
+/// What a work needs of it.
+struct Setting {
+    /// Of the one layer of an image.
+    large: u64,
+    /// Of each of the sixteen layers of another.
+    many: u64,
+    tls: bool,
+    with_docker: bool,
+    core: Core,
+}
+
 impl Scene {
-    fn set(place: &Place, tls: bool, core: Core) -> Scene {
+    fn set(place: &Place, setting: Setting) -> Scene {
+        let Setting { large, many, tls, with_docker, core } = setting;
         let (upstream, root) = (Upstream::start(), place.folder("root"));
-        let (large, many) = (Image::new(1, 1, 1024 * MIB), Image::new(2, 16, 64 * MIB));
+        let (large, many) = (Image::new(1, 1, large), Image::new(2, 16, many));
         for image in [&large, &many] {
             upstream.hold(image);
             std::fs::write(root.join(&image.digest), &image.manifest).unwrap();
@@ -111,7 +123,7 @@ impl Scene {
         let nginx = rivals::nginx(&here, &root, files, core);
         let ours = rivals::tidelock(&place.folder("cache"), upstream.port, &server, "", core);
         let docker =
-            tls.is_none().then(|| rivals::docker_registry(&place.folder("docker"), upstream.port, core));
+            with_docker.then(|| rivals::docker_registry(&place.folder("docker"), upstream.port, core));
         let scene = Scene { _upstream: upstream, large, many, root, nginx, ours, docker, wire };
         scene.warm();
         scene
@@ -152,7 +164,8 @@ impl Scene {
 }
 
 fn blobs(place: &Place, scale: &Scale, table: &mut Table, tls: bool) {
-    let scene = Scene::set(place, tls, Core::Any);
+    let (large, many) = (1024 * MIB, 64 * MIB);
+    let scene = Scene::set(place, Setting { large, many, tls, with_docker: !tls, core: Core::Any });
     let over = if tls { " over TLS 1.3" } else { "" };
     let (fast, cheap) = if tls { (1.2, 0.6) } else { (0.95, 1.1) };
     for (image, what) in [(&scene.large, "1 stream of 1 GiB"), (&scene.many, "16 streams of 64 MiB")] {
@@ -175,7 +188,8 @@ fn blobs(place: &Place, scale: &Scale, table: &mut Table, tls: bool) {
 }
 
 fn manifests(place: &Place, scale: &Scale, table: &mut Table) {
-    let scene = Scene::set(place, false, Core::First);
+    let (large, many, core) = (MIB, MIB, Core::First);
+    let scene = Scene::set(place, Setting { large, many, tls: false, with_docker: true, core });
     let (image, docker) = (&scene.many, scene.docker.as_ref().unwrap());
     for (path, what) in [(image.path(), "by digest"), (image.tag_path(), "by a fresh tag")] {
         let rivals =
@@ -221,7 +235,8 @@ fn forget(files: &[PathBuf]) {
 }
 
 fn cold(place: &Place, scale: &Scale, table: &mut Table) {
-    let scene = Scene::set(place, false, Core::Any);
+    let (large, many, core) = (MIB, 64 * MIB, Core::Any);
+    let scene = Scene::set(place, Setting { large, many, tls: false, with_docker: false, core });
     let image = &scene.many;
     let cached = |blob: &Blob| {
         let hex = blob.digest.strip_prefix("sha256:").unwrap();
