@@ -84,10 +84,10 @@ impl Router {
         if let Some(id) = host.and_then(|host| self.by_host(host)) {
             return Ok(self.target(id, name.clone()));
         }
-        if let Some((first, rest)) = name.split_first()
-            && let Some(id) = self.find(|names| names.registry.as_str() == first)
-        {
-            return Ok(self.target(id, rest));
+        let mut upstreams = self.upstreams.iter().enumerate();
+        let within = upstreams.find_map(|(id, names)| Some((id, name.within(names.registry.as_str())?)));
+        if let Some((id, rest)) = within {
+            return Ok(self.target(UpstreamId::new(id), rest));
         }
         let id = self.default.ok_or(NoRoute::NoDefault)?;
         let first = name.components().next().unwrap_or_default();
@@ -115,9 +115,11 @@ impl Router {
     }
 
     fn by_host(&self, host: &str) -> Option<UpstreamId> {
-        let host = host.to_ascii_lowercase();
-        let without_port = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
-        self.find(|names| names.hosts.iter().any(|own| own.as_str() == host || own.as_str() == without_port))
+        let without_port = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let is_it = |own: &RegistryHost| {
+            own.as_str().eq_ignore_ascii_case(host) || own.as_str().eq_ignore_ascii_case(without_port)
+        };
+        self.find(|names| names.hosts.iter().any(is_it))
     }
 
     fn find(&self, is_it: impl Fn(&Names) -> bool) -> Option<UpstreamId> {

@@ -25,7 +25,7 @@ pub(super) struct Fetched {
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     /// The types that the client takes.
-    pub accept: &'a Accept,
+    pub accept: &'a Accept<'a>,
     /// By HEAD: nothing is fetched that is not needed to know its digest, type and size.
     pub head: bool,
     /// On whose behalf.

@@ -22,29 +22,25 @@ pub const MANIFEST_ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 /// Docker sends a line per type in random order, others one line with commas, so this is a set: order and
 /// weights mean nothing, as in every other registry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Accept {
+pub struct Accept<'a> {
     // Empty: everything is accepted (no header at all, or `*/*`).
-    ranges: Vec<String>,
+    ranges: Vec<&'a str>,
 }
 
-impl Accept {
+impl<'a> Accept<'a> {
     /// Reads the values of all `Accept` headers of a request. No header, or `*/*` among them, takes anything.
-    pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Accept {
-        let ranges: Vec<String> = lines
-            .into_iter()
-            .flat_map(|line| line.split(','))
-            .map(|part| essence(part).to_ascii_lowercase())
-            .filter(|part| !part.is_empty())
-            .collect();
-        if ranges.iter().any(|range| range == "*/*") { Accept::default() } else { Accept { ranges } }
+    pub fn parse(lines: impl IntoIterator<Item = &'a str>) -> Accept<'a> {
+        let parts = lines.into_iter().flat_map(|line| line.split(','));
+        let ranges: Vec<&str> = parts.map(essence).filter(|part| !part.is_empty()).collect();
+        if ranges.contains(&"*/*") { Accept::default() } else { Accept { ranges } }
     }
 
     /// Whether a document of `media_type` may be sent.
     pub fn allows(&self, media_type: &str) -> bool {
-        let wanted = essence(media_type).to_ascii_lowercase();
-        let matches = |range: &String| match range.strip_suffix("/*") {
-            Some(kind) => wanted.split('/').next() == Some(kind),
-            None => *range == wanted,
+        let wanted = essence(media_type);
+        let matches = |range: &&str| match range.strip_suffix("/*") {
+            Some(kind) => wanted.split('/').next().is_some_and(|own| own.eq_ignore_ascii_case(kind)),
+            None => range.eq_ignore_ascii_case(wanted),
         };
         self.ranges.is_empty() || self.ranges.iter().any(matches)
     }

@@ -39,16 +39,19 @@ impl RepositoryName {
         self.0.split('/')
     }
 
-    /// The first component and the name that follows it, or `None` when there is only one component.
-    pub fn split_first(&self) -> Option<(&str, RepositoryName)> {
-        let (first, rest) = self.0.split_once('/')?;
-        Some((first, RepositoryName(rest.into())))
+    /// The name that follows its first component, `None` where that is another or the only one.
+    pub fn within(&self, first: &str) -> Option<RepositoryName> {
+        let rest = self.0.strip_prefix(first)?.strip_prefix('/')?;
+        Some(RepositoryName(rest.into()))
     }
 
     /// This name within `library/` when it has a single component, as Docker Hub's official images have. One
     /// that would then be too long for a name stays as it is: no image has it.
     pub fn in_library(self) -> RepositoryName {
-        format!("library/{self}").parse().ok().filter(|_| !self.0.contains('/')).unwrap_or(self)
+        if self.0.contains('/') {
+            return self;
+        }
+        format!("library/{self}").parse().unwrap_or(self)
     }
 }
 
@@ -122,14 +125,17 @@ impl fmt::Display for Repository {
     }
 }
 
-/// One path component: runs of `[a-z0-9]` joined by `.`, `_`, `__` or any number of `-`.
+/// One path component: runs of `[a-z0-9]` joined by `.`, `_`, `__` or any number of `-`. Read byte by byte, as there is a
+/// name in each request.
 fn is_component(text: &str) -> bool {
-    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    if !text.starts_with(is_word) || !text.ends_with(is_word) {
-        return false;
-    }
-    text.split(is_word)
-        .all(|separator| matches!(separator, "" | "." | "_" | "__") || separator.chars().all(|c| c == '-'))
+    let is_word = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let is_between_words = bytes.first().is_some_and(is_word) && bytes.last().is_some_and(is_word);
+    let mut separators = bytes.split(is_word);
+    let is_separator = |separator: &[u8]| {
+        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|byte| *byte == b'-')
+    };
+    is_between_words && separators.all(is_separator)
 }
 
 fn is_domain(host: &str) -> bool {

@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
@@ -105,7 +107,10 @@ impl OciRequest {
     /// [`BadRequest`] says which part is wrong.
     pub fn parse(path: &str, query: Option<&str>) -> Result<(OciRequest, Option<RegistryHost>), BadRequest> {
         let query = Query::parse(query.unwrap_or_default())?;
-        let decoded = percent_decode_str(path).decode_utf8().map_err(|_| BadRequest::NoEndpoint)?;
+        let decoded = match path.contains('%') {
+            true => percent_decode_str(path).decode_utf8().map_err(|_| BadRequest::NoEndpoint)?,
+            false => Cow::Borrowed(path),
+        };
         let request = match decoded.strip_prefix("/v2") {
             Some("" | "/") => OciRequest::Ping,
             Some("/_catalog") => OciRequest::Catalog { page: query.page },

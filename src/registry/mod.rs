@@ -11,6 +11,7 @@ mod ranges;
 mod record;
 mod response;
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -168,8 +169,8 @@ impl Registry {
     ) -> Result<Answer, Error> {
         let accept = Accept::parse(values(asked.headers, &ACCEPT));
         let how = mirror::Asked { accept: &accept, head: asked.head, errand: &asked.errand };
-        let answer =
-            self.in_time(target, Kind::Manifest, asked, self.0.mirror.manifest(target, reference, how)).await;
+        let answer = pin!(self.0.mirror.manifest(target, reference, how));
+        let answer = self.in_time(target, Kind::Manifest, asked, answer).await;
         let answer = answer.map_err(|source| {
             let separator = if matches!(reference, Reference::Tag(_)) { ':' } else { '@' };
             let what = format!("{}{separator}{reference}", target.repository);
@@ -190,9 +191,11 @@ impl Registry {
     ) -> Result<Answer, Error> {
         let mirror = &self.0.mirror;
         let answer = if asked.head {
-            self.in_time(target, Kind::Blob, asked, mirror.head_blob(target, digest, &asked.errand)).await
+            let answer = pin!(mirror.head_blob(target, digest, &asked.errand));
+            self.in_time(target, Kind::Blob, asked, answer).await
         } else {
-            self.in_time(target, Kind::Blob, asked, mirror.blob(target, digest, &asked.errand)).await
+            let answer = pin!(mirror.blob(target, digest, &asked.errand));
+            self.in_time(target, Kind::Blob, asked, answer).await
         };
         let answer = answer.map_err(|source| {
             let what = format!("{}@{digest}", target.repository);
@@ -212,7 +215,8 @@ impl Registry {
         asked: &Asked<'_>,
         record: &mut Record,
     ) -> Result<Answer, Error> {
-        let answer = self.in_time(target, Kind::Tags, asked, self.0.mirror.tags(target, &asked.errand)).await;
+        let answer = pin!(self.0.mirror.tags(target, &asked.errand));
+        let answer = self.in_time(target, Kind::Tags, asked, answer).await;
         let failed = |source| Error::Mirror { what: target.repository.to_string(), kind: Kind::Tags, source };
         let answer = answer.map_err(failed)?;
         record.served(answer.served);
@@ -235,7 +239,7 @@ impl Registry {
         asked: &Asked<'_>,
         record: &mut Record,
     ) -> Result<Answer, Error> {
-        let answer = self.0.mirror.referrers(target, digest, &asked.errand);
+        let answer = pin!(self.0.mirror.referrers(target, digest, &asked.errand));
         let answer = self.in_time(target, Kind::Referrers, asked, answer).await;
         let what = || format!("referrers of {}@{digest}", target.repository);
         let failed = |source| Error::Mirror { what: what(), kind: Kind::Referrers, source };
@@ -252,13 +256,13 @@ impl Registry {
     }
 
     /// The answer, while the client still waits for one. What it asked for goes on in any case: its next try finds
-    /// it.
+    /// it. Pinned before, so that kilobytes stay where they are.
     async fn in_time<T>(
         &self,
         target: &Target,
         kind: Kind,
         asked: &Asked<'_>,
-        answer: impl Future<Output = Result<T, mirror::Error>>,
+        answer: Pin<&mut impl Future<Output = Result<T, mirror::Error>>>,
     ) -> Result<T, mirror::Error> {
         let patience = asked.errand.patience();
         let answer = tokio::time::timeout(patience, answer).await;

@@ -51,9 +51,12 @@ impl Answer {
         Answer { status, headers, payload: Payload::Empty }
     }
 
-    pub(super) fn with(mut self, name: HeaderName, value: impl ToString) -> Answer {
+    pub(super) fn with<V>(mut self, name: HeaderName, value: V) -> Answer
+    where
+        HeaderValue: TryFrom<V>,
+    {
         // What stands here is made of checked grammar; anything else is left out rather than sent broken.
-        if let Ok(value) = HeaderValue::try_from(value.to_string()) {
+        if let Ok(value) = HeaderValue::try_from(value) {
             self.headers.insert(name, value);
         }
         self
@@ -92,9 +95,15 @@ impl Answer {
         self
     }
 
+    /// Whose content it is.
+    fn of(self, digest: &Digest) -> Answer {
+        let text = digest.with_text(HeaderValue::from_str).expect("digits and letters");
+        self.with(CONTENT_DIGEST, text).with(ETAG, etag(digest))
+    }
+
     pub(super) fn namespace(self, ns: Option<&RegistryHost>) -> Answer {
         match ns {
-            Some(ns) => self.with(NAMESPACE, ns),
+            Some(ns) => self.with(NAMESPACE, ns.as_str()),
             None => self,
         }
     }
@@ -121,10 +130,8 @@ pub(super) fn ping() -> Answer {
 
 pub(super) fn manifest(answer: ManifestAnswer, by_tag: bool) -> Answer {
     let response = Answer::new(StatusCode::OK)
-        .with(CONTENT_TYPE, &answer.media_type)
-        .with(CONTENT_LENGTH, answer.size)
-        .with(CONTENT_DIGEST, answer.digest)
-        .with(ETAG, etag(&answer.digest))
+        .with(CONTENT_TYPE, answer.media_type)
+        .of(&answer.digest)
         .served(answer.served)
         .caching(if by_tag { ASK_AGAIN } else { FOREVER });
     let response = match answer.age {
@@ -134,18 +141,17 @@ pub(super) fn manifest(answer: ManifestAnswer, by_tag: bool) -> Answer {
     let response = warn_if_stale(response, answer.served);
     match answer.bytes {
         Some(bytes) => response.body(bytes),
-        None => response,
+        None => response.with(CONTENT_LENGTH, answer.size),
     }
 }
 
 /// The headers that all answers about a blob have in common.
 pub(super) fn blob(digest: &Digest, size: u64, served: Served) -> Answer {
     Answer::new(StatusCode::OK)
-        .with(CONTENT_TYPE, "application/octet-stream")
+        .with(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
         .with(CONTENT_LENGTH, size)
-        .with(CONTENT_DIGEST, digest)
-        .with(ETAG, etag(digest))
-        .with(ACCEPT_RANGES, "bytes")
+        .of(digest)
+        .with(ACCEPT_RANGES, HeaderValue::from_static("bytes"))
         .served(served)
         .caching(FOREVER)
 }
@@ -197,7 +203,12 @@ pub(super) fn error(told: &Told) -> Answer {
 
 /// A strong validator: the digest itself, quoted.
 pub(super) fn etag(digest: &Digest) -> String {
-    format!("\"{digest}\"")
+    digest.with_text(|text| {
+        // As long as it gets: a header takes it over as it is.
+        let mut quoted = String::with_capacity(text.len() + 2);
+        quoted.extend(["\"", text, "\""]);
+        quoted
+    })
 }
 
 fn warn_if_stale(answer: Answer, served: Served) -> Answer {

@@ -22,6 +22,7 @@ mod health;
 mod index;
 mod leftovers;
 mod metrics;
+mod names;
 mod partial;
 mod pulls;
 mod reader;
@@ -53,6 +54,7 @@ use self::health::Health;
 use self::index::{Change, Index, millis};
 use self::leftovers::Leftovers;
 use self::metrics::StoreMetrics;
+use self::names::Names;
 use self::pulls::Pulls;
 use self::reader::{Readers, Seen};
 use self::scrub::Scrubber;
@@ -132,6 +134,7 @@ struct Inner {
     evicting: tokio::sync::Mutex<()>,
     // Documents in memory: manifests are small, hot and asked for by everyone.
     documents: Documents,
+    names: Arc<Names>,
     metrics: StoreMetrics,
     _lock: File,
 }
@@ -176,6 +179,7 @@ impl Store {
             used: Mutex::default(),
             evicting: tokio::sync::Mutex::default(),
             documents: Documents::default(),
+            names: Arc::default(),
             metrics,
             _lock: lock,
         });
@@ -310,7 +314,7 @@ impl Store {
 
     /// What `name` means in `repository`, however long ago that was confirmed.
     pub fn name(&self, repository: &Repository, name: &Name) -> Option<Stamp> {
-        self.0.index.name(repository, name)
+        self.0.names.get(repository, name, || self.0.index.name(repository, name))
     }
 
     /// Remembers what `name` means. `since` of an earlier stamp stays while the digest is the same.
@@ -326,7 +330,8 @@ impl Store {
         if let Some(old) = self.name(repository, name).filter(|old| old.digest == stamp.digest) {
             stamp.since = old.since;
         }
-        self.0.change(Change::Named(repository.clone(), name.clone(), stamp.clone())).await?;
+        let change = Change::Named(repository.clone(), name.clone(), stamp.clone());
+        self.0.change_name(repository, name, change).await?;
         Ok(stamp)
     }
 
@@ -335,7 +340,7 @@ impl Store {
     /// # Errors
     /// The index's.
     pub async fn remove_name(&self, repository: &Repository, name: &Name) -> Result<(), Error> {
-        self.0.change(Change::Unnamed(repository.clone(), name.clone())).await
+        self.0.change_name(repository, name, Change::Unnamed(repository.clone(), name.clone())).await
     }
 
     /// What another room noted under `name`.
@@ -401,6 +406,13 @@ impl Inner {
     /// Changes what only the index holds.
     async fn change(&self, change: Change) -> Result<(), Error> {
         let changed = self.index.change(change).await;
+        self.health.note(changed)
+    }
+
+    /// Happens even if the caller goes away, and so does the forgetting.
+    async fn change_name(&self, repository: &Repository, name: &Name, change: Change) -> Result<(), Error> {
+        let (names, own) = (Arc::clone(&self.names), (repository.clone(), name.clone()));
+        let changed = self.index.change_and(change, move || names.forget(&own.0, &own.1)).await;
         self.health.note(changed)
     }
 }
