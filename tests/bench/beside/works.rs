@@ -401,7 +401,8 @@ fn memory(place: &Place, _scale: &Scale, table: &mut Table) {
     let idle = rivals::tidelock(&place.empty("cold"), upstream.port, "", "", Core::Any);
     table.row("idle", "resident MiB", vec![settled(&idle, "VmRSS:")], None, Goal::AtMost(30.0));
     drop((idle, upstream));
-    let scene = Scene::set(place, false, Core::Any);
+    let (large, many, core) = (1024 * MIB, MIB, Core::Any);
+    let scene = Scene::set(place, Setting { large, many, tls: false, with_docker: true, core });
     let blob = &scene.large.layers[0];
     let work = format!("{STALLED} stalled clients of a 1 GiB blob");
     let ours = stall(scene.ours.port, &scene.large.path_of(blob));
