@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::metrics::FlightMetrics;
 use super::parts::{self, Part, Parts};
@@ -36,6 +36,8 @@ pub(super) struct Piece {
 struct First {
     transfer: Transfer,
     parts: Arc<Parts>,
+    /// Since when it is at its own part.
+    since: Instant,
 }
 
 /// Another one. It takes a lease for each part, so that in between whoever is more urgent gets the connection.
@@ -50,6 +52,9 @@ struct Other {
 
 /// What another one has begun is handed out again when no byte of it comes for so long: clients wait for it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// So long at least the first one waits when it has nothing left to do, and as long as its own last part took: whoever
+/// needs more than twice the time is slow, and everybody would wait for its part.
+const SLOW: Duration = Duration::from_secs(2);
 
 impl Crew {
     /// One connection; others where `spread` finds that they pay, and as far as `order` lets them.
@@ -63,7 +68,7 @@ impl Crew {
         let parts = Arc::new(Parts::new(from, total));
         let is_large = total.is_some_and(|total| total.saturating_sub(from) >= 2 * parts::SMALLEST);
         let spread = spread.filter(|_| is_large && order.most_extra > 0);
-        let first = First { transfer, parts: Arc::clone(&parts) };
+        let first = First { transfer, parts: Arc::clone(&parts), since: Instant::now() };
         let mut connections = SelectAll::new();
         connections.push(stream::unfold(first, First::next).boxed());
         Crew {
@@ -115,8 +120,9 @@ impl First {
                 if !bytes.is_empty() {
                     return Ok(Some(Piece { offset, bytes, source: self.transfer.source() }));
                 }
-            } else if let Some(part) = self.parts.next().await {
+            } else if let Some(part) = self.parts.next(self.since.elapsed().max(SLOW)).await {
                 self.transfer.turn_to(part);
+                self.since = Instant::now();
             } else {
                 return Ok(None);
             }
@@ -147,7 +153,12 @@ impl Other {
         loop {
             if let Some((part, transfer)) = &mut self.at_work {
                 let (offset, source) = (transfer.offset(), transfer.source());
-                let Ok(bytes) = timeout(PATIENCE, transfer.next()).await else {
+                let bytes = tokio::select! {
+                    biased;
+                    bytes = timeout(PATIENCE, transfer.next()) => bytes,
+                    () = part.recalled() => return Ok(None),
+                };
+                let Ok(bytes) = bytes else {
                     return Err(upstream::Error::TimedOut { endpoint: transfer.host(), after: PATIENCE });
                 };
                 if let Some(bytes) = bytes? {
@@ -172,7 +183,8 @@ impl Other {
     async fn begin(&self) -> Result<Option<(Part, Transfer)>, upstream::Error> {
         let (client, name) = (&self.order.client, &self.order.repository.name);
         let boarding = client.board(&self.errand, name).await?;
-        let Some((part, total)) = self.parts.hand_out(self.extra.connections()) else { return Ok(None) };
+        let part = self.extra.goes_on().then(|| self.parts.hand_out(self.extra.connections())).flatten();
+        let Some((part, total)) = part else { return Ok(None) };
         let transfer = client.part(boarding, name, &self.order.digest, part.left().clone(), total);
         match timeout(PATIENCE, transfer).await {
             Ok(transfer) => Ok(Some((part, transfer?))),

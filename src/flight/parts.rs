@@ -1,7 +1,9 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::spans::Spans;
 
@@ -12,6 +14,7 @@ pub(super) struct Parts {
     // A std lock: held for a look, never over an await.
     division: Mutex<Division>,
     returned: Notify,
+    recalled: Notify,
 }
 
 /// One that is being fetched. What has not come of it when this is dropped is handed out again.
@@ -47,7 +50,7 @@ impl Parts {
     pub(super) fn new(from: u64, total: Option<u64>) -> Parts {
         let total = total.unwrap_or(u64::MAX);
         let division = Division { total, own: from..total, free: Spans::default(), out: 0 };
-        Parts { division: Mutex::new(division), returned: Notify::new() }
+        Parts { division: Mutex::new(division), returned: Notify::new(), recalled: Notify::new() }
     }
 
     /// Where the first connection's own part ends now.
@@ -70,8 +73,9 @@ impl Parts {
     }
 
     /// The next part for the first connection, when it is at the end of its own: as much as there is, where nobody else
-    /// fetches any. Waits for what others may give back; `None` when they have brought everything. Cancel-safe.
-    pub(super) async fn next(&self) -> Option<Range<u64>> {
+    /// fetches any. Waits for what others may give back, and recalls it after each `patience`; `None` when they have
+    /// brought everything. Cancel-safe.
+    pub(super) async fn next(&self, patience: Duration) -> Option<Range<u64>> {
         loop {
             {
                 let mut division = self.division();
@@ -80,7 +84,9 @@ impl Parts {
                     return part;
                 }
             }
-            self.returned.notified().await;
+            if timeout(patience, self.returned.notified()).await.is_err() {
+                self.recalled.notify_waiters();
+            }
         }
     }
 
@@ -103,6 +109,11 @@ impl Part {
     /// What has yet to come.
     pub(super) fn left(&self) -> &Range<u64> {
         &self.left
+    }
+
+    /// Waits until the first connection wants it back.
+    pub(super) async fn recalled(&self) {
+        self.parts.recalled.notified().await;
     }
 
     /// So many bytes came.
@@ -168,6 +179,7 @@ mod tests {
     use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
     fn the_lowest_first_and_none_too_small() {
@@ -190,16 +202,28 @@ mod tests {
         one.came(3 << 20);
         assert_eq!(parts.came(0, 60 << 20), 8 << 20, "the rest is for others to bring");
         drop(one);
-        assert_eq!(parts.next().await, Some(start + 3 * MIB..start + 8 * MIB));
-        assert_eq!(parts.next().await, Some(end..end + 8 * MIB), "others are at work");
+        assert_eq!(parts.next(PATIENCE).await, Some(start + 3 * MIB..start + 8 * MIB));
+        assert_eq!(parts.next(PATIENCE).await, Some(end..end + 8 * MIB), "others are at work");
         while parts.division().free.first().is_some() {
-            parts.next().await.unwrap();
+            parts.next(PATIENCE).await.unwrap();
         }
-        let mut waiting = std::pin::pin!(parts.next());
+        let mut waiting = std::pin::pin!(parts.next(PATIENCE));
         assert!(futures_util::poll!(&mut waiting).is_pending(), "the second one may come back");
         drop(two);
         assert_eq!(waiting.await, Some(end - 8 * MIB..end), "nobody else is");
-        assert_eq!(parts.next().await, None);
+        assert_eq!(parts.next(PATIENCE).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_slow_is_asked_for_it_back() {
+        let parts = Arc::new(Parts::new(0, Some(16 * MIB)));
+        let (part, _) = parts.hand_out(4).unwrap();
+        let slow = async {
+            part.recalled().await;
+            drop(part);
+        };
+        let (next, ()) = tokio::join!(parts.next(PATIENCE), slow);
+        assert_eq!(next, Some(8 * MIB..16 * MIB));
     }
 
     proptest! {
@@ -232,9 +256,9 @@ mod tests {
                 }
             }
             drop(out);
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             sum = bring(own.start..parts.end(), sum);
-            while let Some(part) = runtime.block_on(parts.next()) {
+            while let Some(part) = runtime.block_on(parts.next(PATIENCE)) {
                 sum = bring(part, sum);
             }
             prop_assert_eq!(sum, length);

@@ -212,6 +212,17 @@ async fn what_others_do_not_bring_the_first_one_does() {
     }
 }
 
+/// Whoever gets a bad place to fetch from does not hold up all others.
+#[tokio::test(start_paused = true)]
+async fn a_slow_one_of_others_is_recalled() {
+    let scene = Scene::new().await;
+    let dripping = Fault::Slow { chunk: 1000, every: Duration::from_secs(1) };
+    scene.fake.fault(Match::blobs().ranged(true), Times::Once, dripping);
+    scene.fake.fault(Match::blobs(), Times::Always, slow());
+    let (_, took) = scene.pull_right(&scene.put(1, 48)).await;
+    assert!(took < Duration::from_secs(15), "{took:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn wrong_bytes_in_one_part_are_no_blob() {
     let scene = Scene::new().await;

@@ -11,7 +11,7 @@ use super::load::{self, Client, Wire};
 use super::place::Place;
 use super::rivals::{self, Core, Running};
 use super::table::{Goal, Table};
-use super::upstream::{Slowness, Upstream};
+use super::upstream::{Counts, Slowness, Upstream};
 
 /// One of them.
 pub(crate) struct Work {
@@ -63,7 +63,7 @@ const STALLED: usize = 1000;
 const FIRST_BYTES: u64 = 40;
 
 impl Scale {
-    /// Five and a half minutes on two cores.
+    /// Four and a half minutes on two cores.
     pub(crate) fn quick() -> Scale {
         Scale { rounds: 5, times: 2, time: Duration::from_secs(2), layer: 64 * MIB, herd: 100 * MIB }
     }
@@ -195,8 +195,10 @@ fn manifests(place: &Place, scale: &Scale, table: &mut Table) {
         let rivals =
             [(&scene.nginx, format!("/{}", image.digest)), (&scene.ours, path.clone()), (docker, path)];
         let mut rounds: [[Vec<f64>; 4]; 3] = Default::default();
-        for _ in 0..scale.rounds {
-            for ((who, path), figures) in rivals.iter().zip(&mut rounds) {
+        for round in 0..scale.rounds {
+            // Far behind: twice is enough of the last one.
+            let taking_part = if round < 2 { rivals.len() } else { rivals.len() - 1 };
+            for ((who, path), figures) in rivals.iter().zip(&mut rounds).take(taking_part) {
                 let before = who.cpu();
                 let rate = load::wrk(who.port, path, 64, scale.time, Core::Second);
                 let cpu = (who.cpu() - before).as_secs_f64() * 1000.0 / rate.requests;
@@ -279,18 +281,20 @@ fn cold(place: &Place, scale: &Scale, table: &mut Table) {
     table.row("those blobs", "GB/s", fast, Some(("nginx", slow)), Goal::Open);
 }
 
+/// Each byte, but for what is on its way when a connection is given up as others take over what it was to bring.
+fn fetched_once(counts: &Counts, wanted: u64) {
+    let most = wanted + wanted / 20 + 16 * MIB;
+    assert!((wanted..=most).contains(&counts.bytes), "{} bytes of {wanted}", counts.bytes);
+}
+
 /// What a pull through an empty mirror takes; each object is asked for once.
 fn pull_cold(place: &Place, upstream: &Upstream, image: &Image, more: &str) -> f64 {
     let mirror = rivals::tidelock(&place.empty("cold"), upstream.port, "", more, Core::Any);
     upstream.counts();
     let time = load::pull(mirror.port, image).as_secs_f64();
-    let (counts, wanted) = (upstream.counts(), image.blobs().map(|blob| blob.length).sum::<u64>());
+    let counts = upstream.counts();
     assert_eq!(counts.manifests, 1, "manifests fetched");
-    assert!(
-        counts.bytes >= wanted && counts.bytes <= wanted + wanted / 20 + 16 * MIB,
-        "{} bytes of {wanted}",
-        counts.bytes
-    );
+    fetched_once(&counts, image.blobs().map(|blob| blob.length).sum());
     time
 }
 
@@ -362,7 +366,7 @@ fn herd(place: &Place, scale: &Scale, table: &mut Table) {
         ours.push(
             load::read_all(mirror.port, &Wire::Clear, &vec![image.path_of(blob); HERD], 1).0.as_secs_f64(),
         );
-        assert_eq!(upstream.counts().bytes, blob.length, "fetched once");
+        fetched_once(&upstream.counts(), blob.length);
         peak.push(mirror.memory("VmHWM:"));
     }
     let work = format!("{HERD} clients want one cold blob of {} MiB", scale.herd / MIB);
