@@ -3,12 +3,17 @@
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use super::types::{Budgets, Explained, Scrubbing};
+use super::types::{Budgets, Explained, Image, Images, Scrubbing};
 use super::{Admin, answer};
 use crate::access;
 use crate::config::ByteSize;
-use crate::oci::ImageReference;
+use crate::oci::{ImageReference, Reference, Repository, Tag};
 use crate::server::Body;
+
+/// Images of a page, where the query does not say.
+const DEFAULT_PAGE: usize = 100;
+/// And where it wants more than anybody can look at: for each of them its manifests are read.
+const LARGEST_PAGE: usize = 1_000;
 
 /// What is left of every budget.
 pub(super) fn budgets(admin: &Admin) -> Response<Body> {
@@ -38,6 +43,47 @@ pub(super) async fn explain(admin: &Admin, query: Option<&str>) -> Response<Body
     let explanation = admin.mirror.explain(&target, &image.reference).await;
     let outlook = admin.mirror.outlook().into_iter().nth(target.upstream.index());
     json(&Explained::new(&target, image.to_string(), image.reference.to_string(), explanation, outlook))
+}
+
+/// A page of the tags that are remembered, behind the one that the query names. Those of an upstream that is no longer
+/// configured are left out: nobody could pull them.
+pub(super) async fn images(admin: &Admin, query: Option<&str>) -> Response<Body> {
+    let refuse = |code, message: &str| answer::error(StatusCode::BAD_REQUEST, code, message);
+    let after = match parameter(query, "after").map(|after| tagged(&after)).transpose() {
+        Ok(after) => after,
+        Err(message) => return refuse("after_invalid", &message),
+    };
+    let limit = parameter(query, "limit").map_or(Ok(DEFAULT_PAGE), |limit| limit.parse::<usize>());
+    let Some(limit) = limit.ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit)) else {
+        return refuse("limit_invalid", &format!("limit is how many images a page has, 1 to {LARGEST_PAGE}"));
+    };
+    let after = after.as_ref().map(|(repository, tag)| (repository, tag));
+    let found = admin.mirror.store().tags(after, limit);
+    let is_last = found.len() < limit;
+    let rules = admin.rules.load_full();
+    let (mut images, mut next) = (Vec::new(), None);
+    for (Repository { registry, name: repository }, tag, stamp) in found {
+        let target = rules.router.route(Some(&registry), None, &repository);
+        let image = ImageReference { registry, repository, reference: Reference::Tag(tag) };
+        if let Ok(target) = target {
+            let content = admin.mirror.content(&target, &stamp.digest).await;
+            images.push(Image::new(&image, stamp, content));
+        }
+        next = Some(image.to_string());
+    }
+    json(&Images { images, next: next.filter(|_| !is_last) })
+}
+
+/// An image by tag, as `next` of a page has it.
+fn tagged(text: &str) -> Result<(Repository, Tag), String> {
+    let image: ImageReference = text.parse().map_err(|fault: crate::oci::Malformed| fault.to_string())?;
+    let repository = Repository { registry: image.registry, name: image.repository };
+    match image.reference {
+        Reference::Tag(tag) => Ok((repository, tag)),
+        Reference::Digest(_) => {
+            Err("after names an image by its tag, as `next` of the page before does".to_owned())
+        }
+    }
 }
 
 /// How far a scrub is, or how the last one went.

@@ -24,7 +24,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 pub use types::{
-    Account, Budgets, Content, Down, Explained, Payment, Scrubbing, Spender, Tag, UpstreamBudget, Waiting,
+    Account, Budgets, Content, Down, Explained, Image, Images, Payment, Scrubbing, Spender, Tag,
+    UpstreamBudget, Waiting,
 };
 
 use crate::config::Config;

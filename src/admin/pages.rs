@@ -17,10 +17,11 @@ enum Page {
     Budgets,
     Explain,
     Scrub,
+    Images,
 }
 
 impl Page {
-    const ALL: [Page; 7] = [
+    const ALL: [Page; 8] = [
         Page::Index,
         Page::Metrics,
         Page::Health,
@@ -28,6 +29,7 @@ impl Page {
         Page::Budgets,
         Page::Explain,
         Page::Scrub,
+        Page::Images,
     ];
 
     fn path(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Page {
             Page::Budgets => "/api/v1/budgets",
             Page::Explain => "/api/v1/explain",
             Page::Scrub => "/api/v1/scrub",
+            Page::Images => "/api/v1/images",
         }
     }
 
@@ -52,6 +55,7 @@ impl Page {
             Page::Scrub => {
                 "how far hashing anew what is kept is; POST, with ?rate=20MiB or without, begins it"
             }
+            Page::Images => "the tags that are remembered and what is here of them; ?limit=100&after=IMAGE",
             Page::Readiness => "200 while pulls are served, 503 while starting and draining",
         }
     }
@@ -83,6 +87,7 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<B
         Page::Explain => api::explain(admin, request.uri().query()).await,
         Page::Scrub if *request.method() == Method::POST => api::begin_scrub(admin, request.uri().query()),
         Page::Scrub => api::scrub(admin),
+        Page::Images => api::images(admin, request.uri().query()).await,
     }
 }
 

@@ -5,10 +5,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::freshness::Verdict;
-use crate::mirror::Explanation;
+use crate::lifecycle::now;
+use crate::mirror::{CachedContent, Explanation};
+use crate::oci::ImageReference;
 use crate::routing::Target;
 use crate::scheduler::{AccountOutlook, DownOutlook, Outlook, Payer, Priority, Refused, Spent};
-use crate::store::Scrub;
+use crate::store::{Scrub, Stamp};
 
 /// `/api/v1/budgets`: what is left of each account, who waits and who pulls.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -201,6 +203,34 @@ pub struct Content {
     pub blobs_cached: usize,
     /// And so many there are.
     pub blobs: usize,
+    /// What all of that takes that is here; what other images share is counted with each.
+    pub bytes: u64,
+}
+
+/// `/api/v1/images`: what tags are remembered, in the order of their names, a page at a time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Images {
+    /// Those of this page.
+    pub images: Vec<Image>,
+    /// With it as `after` the next page is asked for; none at the end.
+    pub next: Option<String>,
+}
+
+/// One tag, and what is here of what it means.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Image {
+    /// The whole reference.
+    pub image: String,
+    /// What it means.
+    pub digest: String,
+    /// The type of that.
+    pub media_type: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// How long ago the upstream confirmed it.
+    pub age_seconds: u64,
+    /// What is here of it.
+    pub content: Content,
 }
 
 /// Who would pay.
@@ -293,13 +323,7 @@ impl Explained {
             age_seconds: tag.age.as_secs(),
             verdict: verdict(tag.verdict).to_owned(),
         });
-        let content = content.map(|content| Content {
-            manifest_cached: content.is_cached,
-            manifests_cached: content.manifests.0,
-            manifests: content.manifests.1,
-            blobs_cached: content.blobs.0,
-            blobs: content.blobs.1,
-        });
+        let content = content.map(Content::from);
         let refused = payer.as_ref().err().map(Refused::to_string);
         Explained {
             image,
@@ -313,6 +337,33 @@ impl Explained {
             refused,
             trouble,
             budget: outlook.map(UpstreamBudget::from),
+        }
+    }
+}
+
+impl Image {
+    pub(super) fn new(image: &ImageReference, stamp: Stamp, content: CachedContent) -> Image {
+        Image {
+            image: image.to_string(),
+            digest: stamp.digest.to_string(),
+            media_type: stamp.media_type,
+            since: stamp.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            // Of a clock that was set back nothing can be said.
+            age_seconds: now().duration_since(stamp.confirmed).unwrap_or_default().as_secs(),
+            content: content.into(),
+        }
+    }
+}
+
+impl From<CachedContent> for Content {
+    fn from(content: CachedContent) -> Self {
+        Content {
+            manifest_cached: content.is_cached,
+            manifests_cached: content.manifests.0,
+            manifests: content.manifests.1,
+            blobs_cached: content.blobs.0,
+            blobs: content.blobs.1,
+            bytes: content.bytes,
         }
     }
 }

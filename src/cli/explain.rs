@@ -8,6 +8,7 @@ use url::form_urlencoded;
 
 use super::ask;
 use super::report::Report;
+use super::words::time;
 use crate::admin::{Account, Down, Explained, Tag, UpstreamBudget};
 use crate::config::Config;
 
@@ -171,26 +172,5 @@ fn outcome(prospect: &str) -> &str {
         "negative" => "a pull is told that there is no such image: the upstream said so a moment ago",
         "offline" => "a pull is told that it is not here: this mirror is offline",
         other => other,
-    }
-}
-
-/// Seconds as one says them: the two largest units.
-fn time(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3600),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_as_one_says_them() {
-        let said = [0, 59, 61, 3600, 21_599, 90_000].map(time);
-        assert_eq!(said, ["0s", "59s", "1m 1s", "1h 0m", "5h 59m", "1d 1h"]);
     }
 }

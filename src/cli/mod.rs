@@ -7,11 +7,13 @@ mod ask;
 mod check;
 mod client;
 mod explain;
+mod list;
 mod online;
 mod options;
 mod report;
 mod scrub;
 mod serve;
+mod words;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,6 +24,7 @@ use clap_complete::Shell;
 use self::check::CheckArgs;
 use self::client::ClientArgs;
 use self::explain::ExplainArgs;
+use self::list::ListArgs;
 use self::options::Options;
 use self::report::Report;
 use self::scrub::ScrubArgs;
@@ -62,6 +65,8 @@ enum Command {
     Client(ClientArgs),
     /// Why a pull would hit, wait, be stale or miss, and who would pay; asks the running mirror, spends nothing
     Explain(ExplainArgs),
+    /// What the running mirror remembers: each tag, what it means, and what of that is here
+    List(ListArgs),
     /// Hash anew what the running mirror keeps; what is damaged is taken out and fetched anew at the next pull
     Scrub(ScrubArgs),
     /// Print a shell's completion script
@@ -105,6 +110,7 @@ fn execute(cli: &Cli) -> Report {
         Some(Command::Explain(arguments)) => {
             cli.options.load().map(|config| explain::explain(arguments, &config))
         }
+        Some(Command::List(arguments)) => cli.options.load().map(|config| list::list(arguments, &config)),
         Some(Command::Scrub(arguments)) => cli.options.load().map(|config| scrub::scrub(arguments, &config)),
         Some(Command::Completions { shell }) => Ok(completions(*shell)),
     };

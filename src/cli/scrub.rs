@@ -8,6 +8,7 @@ use url::{Url, form_urlencoded};
 
 use super::ask;
 use super::report::Report;
+use super::words::size;
 use crate::admin::Scrubbing;
 use crate::config::{ByteSize, Config};
 
@@ -89,16 +90,6 @@ fn in_words(scrubbing: &Scrubbing) -> String {
     }
 }
 
-/// With one decimal: nobody reads more of it.
-fn size(bytes: u64) -> String {
-    let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let unit = units.iter().find(|(_, factor)| bytes >= *factor);
-    unit.map_or_else(
-        || format!("{bytes} B"),
-        |(name, factor)| format!("{:.1} {name}", bytes as f64 / *factor as f64),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +111,5 @@ mod tests {
         assert_eq!(in_words(&scrubbing), "2 blobs, 1.4 MiB, hashed anew: all of it is right");
         scrubbing.damaged = 1;
         assert!(in_words(&scrubbing).contains("1 damaged, now in quarantine"));
-        assert_eq!((size(12), size(2048)), ("12 B".to_owned(), "2.0 KiB".to_owned()));
     }
 }

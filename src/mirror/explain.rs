@@ -48,6 +48,8 @@ pub struct Content {
     pub manifests: (usize, usize),
     /// Blobs that it, or the manifests here, name: likewise.
     pub blobs: (usize, usize),
+    /// How many bytes all of that takes that is here; what other images share is counted with each.
+    pub bytes: u64,
 }
 
 /// What would come of a pull of the manifest.
@@ -91,6 +93,11 @@ impl Prospect {
 }
 
 impl Mirror {
+    /// What is here of the manifest `digest` of the target's repository, and of what it names.
+    pub async fn content(&self, target: &Target, digest: &Digest) -> Content {
+        self.0.content(target, digest).await
+    }
+
     /// Explains what a pull of `reference` by a waiting client would come to.
     pub async fn explain(&self, target: &Target, reference: &Reference) -> Explanation {
         self.0.explain(target, reference).await
@@ -158,12 +165,14 @@ impl Inner {
     }
 
     async fn content(&self, target: &Target, digest: &Digest) -> Content {
-        let Some(top) = self.manifest_here(target, digest).await else { return Content::default() };
-        let mut content = Content { is_cached: true, manifests: (0, top.manifests.len()), blobs: (0, 0) };
+        let Some((top, bytes)) = self.manifest_here(target, digest).await else { return Content::default() };
+        let mut content =
+            Content { is_cached: true, manifests: (0, top.manifests.len()), blobs: (0, 0), bytes };
         let mut blobs = top.blobs;
         for child in top.manifests {
-            if let Some(child) = self.manifest_here(target, &child.digest).await {
+            if let Some((child, bytes)) = self.manifest_here(target, &child.digest).await {
                 content.manifests.0 += 1;
+                content.bytes += bytes;
                 blobs.extend(child.blobs);
             }
         }
@@ -171,15 +180,20 @@ impl Inner {
         blobs.dedup_by_key(|blob| blob.digest);
         content.blobs.1 = blobs.len();
         for blob in blobs {
-            let is_here = self.proof(target, &blob.digest).is_some();
-            content.blobs.0 += usize::from(is_here && self.store.size(&blob.digest).await.is_some());
+            if self.proof(target, &blob.digest).is_some()
+                && let Some(size) = self.store.size(&blob.digest).await
+            {
+                content.blobs.0 += 1;
+                content.bytes += size;
+            }
         }
         content
     }
 
-    async fn manifest_here(&self, target: &Target, digest: &Digest) -> Option<Manifest> {
+    /// It, and its size.
+    async fn manifest_here(&self, target: &Target, digest: &Digest) -> Option<(Manifest, u64)> {
         self.proof(target, digest).filter(|link| link.is_manifest)?;
-        let document = self.store.document(digest).await?;
-        Some(Manifest::parse(&document).unwrap_or_default())
+        let document = self.store.peek(digest).await?;
+        Some((Manifest::parse(&document).unwrap_or_default(), document.len() as u64))
     }
 }

@@ -139,6 +139,9 @@ struct Inner {
     _lock: File,
 }
 
+/// By this a tag is told from other names, as they are printed.
+const TAG: &str = "tag:";
+
 /// What is larger is a blob, and is never read into memory as a whole (I7).
 const LARGEST_DOCUMENT: u64 = 32 << 20;
 
@@ -204,6 +207,13 @@ impl Store {
     /// A file that is missing or has the wrong size is taken out and counts as "not here": it is fetched
     /// again. So is a small one whose content is wrong, and one that was changed.
     pub async fn open_blob(&self, digest: &Digest) -> Option<Blob> {
+        let blob = self.open_unused(digest).await?;
+        self.0.mark_used(digest);
+        Some(blob)
+    }
+
+    /// The same for whoever only looks: that is no use of it.
+    async fn open_unused(&self, digest: &Digest) -> Option<Blob> {
         let reading = self.0.readers.enter(*digest);
         let entry = match self.0.index.entry(digest) {
             Some(entry) => entry,
@@ -231,7 +241,6 @@ impl Store {
             self.0.expel(digest, Some(seen), "its size is wrong").await;
             return None;
         }
-        self.0.mark_used(digest);
         let blob =
             Blob { inner: Arc::clone(&self.0), digest: *digest, file, seen, _reading: Arc::new(reading) };
         (!blob.is_suspect() || blob.is_right().await).then_some(blob)
@@ -247,6 +256,15 @@ impl Store {
         let bytes = blob.read_whole().await.ok()?;
         self.0.documents.insert(*digest, bytes.clone()).await;
         Some(bytes)
+    }
+
+    /// The same for whoever only looks: it is not marked as used, and takes no hot one's place in memory.
+    pub async fn peek(&self, digest: &Digest) -> Option<Bytes> {
+        if let Some(bytes) = self.0.documents.get(digest).await {
+            return Some(bytes);
+        }
+        let blob = self.open_unused(digest).await.filter(|blob| blob.size() <= LARGEST_DOCUMENT)?;
+        blob.read_whole().await.ok()
     }
 
     /// The bytes of a manifest, and the proof that `repository` contains it as such; `None` where one of them is not
@@ -362,6 +380,18 @@ impl Store {
         self.0.index.repositories().iter().filter_map(|text| text.parse().ok()).collect()
     }
 
+    /// The next `most` tags that are remembered behind that of `after`, in the order of repositories and tags; fewer only
+    /// at the end.
+    pub fn tags(&self, after: Option<(&Repository, &Tag)>, most: usize) -> Vec<(Repository, Tag, Stamp)> {
+        let after =
+            after.map(|(repository, tag)| (repository.to_string(), Name::Tag(tag.clone()).to_string()));
+        let after = after.as_ref().map(|(repository, name)| (repository.as_str(), name.as_str()));
+        let found = self.0.index.tags(after, most).into_iter();
+        found
+            .filter_map(|(repository, tag, stamp)| Some((repository.parse().ok()?, tag.parse().ok()?, stamp)))
+            .collect()
+    }
+
     /// The operator wants another size, or another scrub, from now on: what is too much goes within seconds. The
     /// directory stays.
     pub fn configure(&self, config: &Cache) {
@@ -420,7 +450,7 @@ impl Inner {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Name::Tag(tag) => write!(f, "tag:{tag}"),
+            Name::Tag(tag) => write!(f, "{TAG}{tag}"),
             Name::Tags => f.write_str("tags"),
             Name::Referrers(digest) => write!(f, "referrers:{digest}"),
         }

@@ -21,6 +21,7 @@ mod floors;
 mod freshness;
 mod headers;
 mod killed;
+mod list;
 mod lists;
 mod metrics;
 mod open_files;

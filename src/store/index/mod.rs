@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use self::shelf::Shelf;
 use self::tables::{BLOBS, BYTES, COUNT, LINKS, LRU, META, NAMES, NOTES, WHOLE};
-use super::{Error, Link, Name, Stamp};
+use super::{Error, Link, Name, Stamp, TAG};
 use crate::oci::{Algorithm, Digest, Repository};
 
 /// Changes committed together at most; one sync to disk pays for all of them.
@@ -142,12 +142,7 @@ impl Index {
         self.shelf.read(|read| {
             let key = (repository.to_string(), name.to_string());
             let found = read.open_table(NAMES)?.get((key.0.as_str(), key.1.as_str()))?;
-            Ok(found.and_then(|row| {
-                let (digest, size, media_type, since, confirmed) = row.value();
-                let digest = parse_key(digest)?;
-                let media_type = media_type.to_owned();
-                Some(Stamp { digest, size, media_type, since: time(since), confirmed: time(confirmed) })
-            }))
+            Ok(found.and_then(|row| stamp(row.value())))
         })
     }
 
@@ -167,6 +162,29 @@ impl Index {
                 let repository = row?.0.value().0.to_owned();
                 from = format!("{repository}\u{0}");
                 found.push(repository);
+            }
+            Ok(Some(found))
+        });
+        found.unwrap_or_default()
+    }
+
+    /// The next `most` tags behind that of `after`, in the order of repositories and tags.
+    pub(super) fn tags(&self, after: Option<(&str, &str)>, most: usize) -> Vec<(String, String, Stamp)> {
+        let found = self.shelf.read(|read| {
+            let names = read.open_table(NAMES)?;
+            let mut found = Vec::new();
+            for row in names
+                .range::<(&str, &str)>((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))?
+            {
+                let (at, row) = row?;
+                let (repository, name) = at.value();
+                let tag = name.strip_prefix(TAG);
+                let tag =
+                    tag.and_then(|tag| Some((repository.to_owned(), tag.to_owned(), stamp(row.value())?)));
+                found.extend(tag);
+                if found.len() >= most {
+                    break;
+                }
             }
             Ok(Some(found))
         });
@@ -324,6 +342,11 @@ fn parse_key(key: &[u8]) -> Option<Digest> {
         (2, raw) => Digest::from_bytes(Algorithm::Sha512, raw),
         _ => None,
     }
+}
+
+fn stamp((digest, size, media_type, since, confirmed): (&[u8], u64, &str, u64, u64)) -> Option<Stamp> {
+    let (digest, media_type) = (parse_key(digest)?, media_type.to_owned());
+    Some(Stamp { digest, size, media_type, since: time(since), confirmed: time(confirmed) })
 }
 
 /// Milliseconds since 1970; a clock before that counts as 1970.

@@ -1,0 +1,87 @@
+//! `tidelock list`: what the running mirror remembers.
+
+use std::fmt::Write;
+
+use clap::Args;
+use url::{Url, form_urlencoded};
+
+use super::ask;
+use super::report::Report;
+use super::words::{size, time};
+use crate::admin::{Image, Images};
+use crate::config::{Config, Glob};
+
+/// What `list` takes.
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Only images that this matches, from the registry to the tag: 'docker.io/library/*', '**/app:v*'
+    pattern: Option<Glob>,
+    /// The admin address of the mirror; by default as the configuration has it
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+    /// Print one JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks the running mirror, page by page; nothing is asked of any upstream.
+pub(super) fn list(arguments: &ListArgs, config: &Config) -> Report {
+    let admin = match ask::address(arguments.admin.as_deref(), config) {
+        Ok(admin) => admin,
+        Err(fault) => return Report::misused(&fault),
+    };
+    let mut images = match all(&admin) {
+        Ok(images) => images,
+        Err(error) => return Report::failed(&error),
+    };
+    images.retain(|image| arguments.pattern.as_ref().is_none_or(|pattern| pattern.matches(&image.image)));
+    if arguments.json {
+        let json = serde_json::to_string(&images).expect("numbers and texts are JSON");
+        return Report::done(format!("{json}\n"));
+    }
+    Report::done(in_words(&images))
+}
+
+fn all(admin: &Url) -> anyhow::Result<Vec<Image>> {
+    let (mut images, mut path) = (Vec::new(), PAGE.to_owned());
+    loop {
+        let (page, _) = ask::get::<Images>(admin, &path)?;
+        images.extend(page.images);
+        let Some(next) = page.next else { return Ok(images) };
+        let next: String = form_urlencoded::byte_serialize(next.as_bytes()).collect();
+        path = format!("{PAGE}&after={next}");
+    }
+}
+
+/// So many at once are answered well within the time that an answer may take.
+const PAGE: &str = "/api/v1/images?limit=200";
+
+fn in_words(images: &[Image]) -> String {
+    let width = images.iter().map(|image| image.image.len()).max().unwrap_or(0).max("IMAGE".len());
+    let mut text =
+        format!("{:<width$}  {:<19}  {:>10}  {:<11}  HERE\n", "IMAGE", "DIGEST", "SIZE", "CONFIRMED");
+    for image in images {
+        let digest: String = image.digest.chars().take(19).collect();
+        let confirmed = format!("{} ago", time(image.age_seconds));
+        let bytes = size(image.content.bytes);
+        let name = &image.image;
+        writeln!(text, "{name:<width$}  {digest}  {bytes:>10}  {confirmed:<11}  {}", here(image))
+            .expect("a String takes every text");
+    }
+    text
+}
+
+fn here(image: &Image) -> String {
+    let content = &image.content;
+    if !content.manifest_cached {
+        return "the name alone".to_owned();
+    }
+    let part =
+        |cached: usize, all: usize, what: &str| (cached < all).then(|| format!("{cached} of {all} {what}"));
+    let parts = [
+        part(content.manifests_cached, content.manifests, "platforms"),
+        part(content.blobs_cached, content.blobs, "blobs"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "all".to_owned() } else { parts.join(", ") }
+}
