@@ -1,14 +1,24 @@
 //! `/api/v1/…`: JSON for `tidelock` itself and for scripts.
 
+use std::time::Duration;
+
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use super::types::{Budgets, Explained, Image, Images, Scrubbing};
+use super::types::{Budgets, Explained, Image, Images, Refreshed, Scrubbing};
 use super::{Admin, answer};
 use crate::access;
 use crate::config::ByteSize;
+use crate::mirror;
 use crate::oci::{ImageReference, Reference, Repository, Tag};
+use crate::routing::Target;
+use crate::scheduler::{ClientAddr, Errand, Priority};
 use crate::server::Body;
+
+/// How long a check that an operator asked for may wait for its turn.
+const LONGEST_HOLD: Duration = Duration::from_secs(5);
+/// And the operator for its end: `tidelock` itself waits a little longer.
+const LONGEST_ASKING: Duration = Duration::from_secs(8);
 
 /// Images of a page, where the query does not say.
 const DEFAULT_PAGE: usize = 100;
@@ -22,24 +32,10 @@ pub(super) fn budgets(admin: &Admin) -> Response<Body> {
 
 /// What would come of a pull of the image that the query names.
 pub(super) async fn explain(admin: &Admin, query: Option<&str>) -> Response<Body> {
-    let refuse = |status, code, message: &str| answer::error(status, code, message);
-    let Some(image) = parameter(query, "image") else {
-        let message = "Name an image: /api/v1/explain?image=docker.io/library/nginx:latest";
-        return refuse(StatusCode::BAD_REQUEST, "image_missing", message);
+    let (image, target) = match named(admin, query) {
+        Ok(named) => named,
+        Err(refusal) => return refusal.answer(),
     };
-    let image: ImageReference = match image.parse() {
-        Ok(image) => image,
-        Err(fault) => return refuse(StatusCode::BAD_REQUEST, "image_invalid", &fault.to_string()),
-    };
-    let rules = admin.rules.load_full();
-    let target = match rules.router.route(Some(&image.registry), None, &image.repository) {
-        Ok(target) => target,
-        Err(no_route) => return refuse(StatusCode::NOT_FOUND, "no_upstream", &no_route.to_string()),
-    };
-    let upstream = &rules.config.upstreams[target.upstream.index()];
-    if let Err(denied) = access::permit(upstream, &target.repository.name) {
-        return refuse(StatusCode::FORBIDDEN, "denied", &denied.to_string());
-    }
     let explanation = admin.mirror.explain(&target, &image.reference).await;
     let outlook = admin.mirror.outlook().into_iter().nth(target.upstream.index());
     json(&Explained::new(&target, image.to_string(), image.reference.to_string(), explanation, outlook))
@@ -72,6 +68,82 @@ pub(super) async fn images(admin: &Admin, query: Option<&str>) -> Response<Body>
         next = Some(image.to_string());
     }
     json(&Images { images, next: next.filter(|_| !is_last) })
+}
+
+/// Asks the upstream what the tag that the query names means now.
+pub(super) async fn refresh(admin: &Admin, query: Option<&str>) -> Response<Body> {
+    let (image, target) = match named(admin, query) {
+        Ok(named) => named,
+        Err(refusal) => return refusal.answer(),
+    };
+    let Reference::Tag(tag) = image.reference.clone() else {
+        let message = "A digest means what it means: name an image by its tag.";
+        return answer::error(StatusCode::BAD_REQUEST, "image_invalid", message);
+    };
+    let mirror = admin.mirror.clone();
+    // Where clients are served: connections to upstreams live on the runtime that they were made on.
+    let asking = admin.work.spawn(async move {
+        let errand = Errand::of(ClientAddr::NOBODY).at(Priority::Revalidation).held_for(LONGEST_HOLD);
+        mirror.refresh(&target, &tag, &errand).await
+    });
+    match tokio::time::timeout(LONGEST_ASKING, asking).await {
+        Ok(Ok(Ok(refreshed))) => json(&Refreshed::new(&image, refreshed)),
+        Ok(Ok(Err(error))) => not_refreshed(&error),
+        Ok(Err(_)) => {
+            let message = "The check was given up inside the mirror; its log says why.";
+            answer::error(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        }
+        Err(_) => {
+            let message =
+                format!("{image}: no answer within {LONGEST_ASKING:?}; the check goes on by itself.");
+            answer::error(StatusCode::GATEWAY_TIMEOUT, "timed_out", &message)
+        }
+    }
+}
+
+fn not_refreshed(error: &mirror::Error) -> Response<Body> {
+    let (status, code) = match error {
+        mirror::Error::Offline => (StatusCode::CONFLICT, "offline"),
+        error if error.is_absence() => (StatusCode::NOT_FOUND, "not_found"),
+        _ => (StatusCode::BAD_GATEWAY, "upstream"),
+    };
+    answer::error(status, code, &error.to_string())
+}
+
+/// Why a query cannot be answered.
+struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    fn answer(&self) -> Response<Body> {
+        answer::error(self.status, self.code, &self.message)
+    }
+}
+
+/// The image that the query names, and where it is pulled from.
+fn named(admin: &Admin, query: Option<&str>) -> Result<(ImageReference, Target), Refusal> {
+    let refuse = |status, code, message: &str| Err(Refusal { status, code, message: message.to_owned() });
+    let Some(image) = parameter(query, "image") else {
+        let message = "Name an image: ?image=docker.io/library/nginx:latest";
+        return refuse(StatusCode::BAD_REQUEST, "image_missing", message);
+    };
+    let image: ImageReference = match image.parse() {
+        Ok(image) => image,
+        Err(fault) => return refuse(StatusCode::BAD_REQUEST, "image_invalid", &fault.to_string()),
+    };
+    let rules = admin.rules.load_full();
+    let target = match rules.router.route(Some(&image.registry), None, &image.repository) {
+        Ok(target) => target,
+        Err(no_route) => return refuse(StatusCode::NOT_FOUND, "no_upstream", &no_route.to_string()),
+    };
+    let upstream = &rules.config.upstreams[target.upstream.index()];
+    if let Err(denied) = access::permit(upstream, &target.repository.name) {
+        return refuse(StatusCode::FORBIDDEN, "denied", &denied.to_string());
+    }
+    Ok((image, target))
 }
 
 /// An image by tag, as `next` of a page has it.

@@ -20,11 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 
 pub use types::{
-    Account, Budgets, Content, Down, Explained, Image, Images, Payment, Scrubbing, Spender, Tag,
+    Account, Budgets, Content, Down, Explained, Image, Images, Payment, Refreshed, Scrubbing, Spender, Tag,
     UpstreamBudget, Waiting,
 };
 
@@ -49,6 +49,7 @@ pub struct Admin {
     house: Lifecycle,
     mirror: Mirror,
     rules: Arc<ArcSwap<Rules>>,
+    work: Handle,
 }
 
 /// What the operator allows, and under which names.
@@ -66,13 +67,22 @@ pub struct AdminHandle {
 
 impl Admin {
     /// The door of the house that pulls through `mirror`, counts in `metrics` and lives by `house`. Registers what
-    /// is known of the process itself.
+    /// is known of the process itself. What asks an upstream does so on the runtime that this is called on.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn new(config: &Config, mirror: Mirror, metrics: Metrics, house: Lifecycle) -> Admin {
         let version = env!("CARGO_PKG_VERSION");
         let build = metrics.gauges("build_info", "Always 1; the label names the version.", &["version"]);
         build.with_label_values(&[version]).set(1);
         metrics.register(Box::new(ProcessCollector::new()));
-        Admin { metrics, house, mirror, rules: Arc::new(ArcSwap::from_pointee(Rules::of(config))) }
+        Admin {
+            metrics,
+            house,
+            mirror,
+            rules: Arc::new(ArcSwap::from_pointee(Rules::of(config))),
+            work: Handle::current(),
+        }
     }
 
     /// Goes by `config` from the next request on. It has the upstreams that this door was made with.

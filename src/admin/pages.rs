@@ -18,10 +18,11 @@ enum Page {
     Explain,
     Scrub,
     Images,
+    Refresh,
 }
 
 impl Page {
-    const ALL: [Page; 8] = [
+    const ALL: [Page; 9] = [
         Page::Index,
         Page::Metrics,
         Page::Health,
@@ -30,6 +31,7 @@ impl Page {
         Page::Explain,
         Page::Scrub,
         Page::Images,
+        Page::Refresh,
     ];
 
     fn path(self) -> &'static str {
@@ -42,6 +44,7 @@ impl Page {
             Page::Explain => "/api/v1/explain",
             Page::Scrub => "/api/v1/scrub",
             Page::Images => "/api/v1/images",
+            Page::Refresh => "/api/v1/refresh",
         }
     }
 
@@ -56,13 +59,22 @@ impl Page {
                 "how far hashing anew what is kept is; POST, with ?rate=20MiB or without, begins it"
             }
             Page::Images => "the tags that are remembered and what is here of them; ?limit=100&after=IMAGE",
+            Page::Refresh => "POST, ?image=NAME: asks the upstream now what this tag means",
             Page::Readiness => "200 while pulls are served, 503 while starting and draining",
         }
     }
 
-    /// Whether it can be asked in this way.
+    /// How it can be asked.
+    fn methods(self) -> &'static str {
+        match self {
+            Page::Scrub => "GET, HEAD, POST",
+            Page::Refresh => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+
     fn takes(self, method: &Method) -> bool {
-        matches!(*method, Method::GET | Method::HEAD) || (self == Page::Scrub && *method == Method::POST)
+        self.methods().split(", ").any(|taken| taken == method.as_str())
     }
 
     fn at(path: &str) -> Option<Page> {
@@ -76,7 +88,7 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<B
         return answer::error(StatusCode::NOT_FOUND, "not_found", "No such page. GET / lists what is here.");
     };
     if !page.takes(request.method()) {
-        return answer::wrong_method(if page == Page::Scrub { "GET, HEAD, POST" } else { "GET, HEAD" });
+        return answer::wrong_method(page.methods());
     }
     match page {
         Page::Index => answer::text(StatusCode::OK, index()),
@@ -87,6 +99,7 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<B
         Page::Explain => api::explain(admin, request.uri().query()).await,
         Page::Scrub if *request.method() == Method::POST => api::begin_scrub(admin, request.uri().query()),
         Page::Scrub => api::scrub(admin),
+        Page::Refresh => api::refresh(admin, request.uri().query()).await,
         Page::Images => api::images(admin, request.uri().query()).await,
     }
 }

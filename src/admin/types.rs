@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::freshness::Verdict;
 use crate::lifecycle::now;
-use crate::mirror::{CachedContent, Explanation};
+use crate::mirror::{self, CachedContent, Explanation};
 use crate::oci::ImageReference;
 use crate::routing::Target;
 use crate::scheduler::{AccountOutlook, DownOutlook, Outlook, Payer, Priority, Refused, Spent};
@@ -216,6 +216,17 @@ pub struct Images {
     pub next: Option<String>,
 }
 
+/// `/api/v1/refresh`: what a tag means, asked of the upstream at this moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Refreshed {
+    /// The image, as it was understood.
+    pub image: String,
+    /// What it means.
+    pub digest: String,
+    /// What it was remembered to mean; none where it was not known here.
+    pub before: Option<String>,
+}
+
 /// One tag, and what is here of what it means.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Image {
@@ -337,6 +348,16 @@ impl Explained {
             refused,
             trouble,
             budget: outlook.map(UpstreamBudget::from),
+        }
+    }
+}
+
+impl Refreshed {
+    pub(super) fn new(image: &ImageReference, refreshed: mirror::Refreshed) -> Refreshed {
+        Refreshed {
+            image: image.to_string(),
+            digest: refreshed.now.to_string(),
+            before: refreshed.before.map(|digest| digest.to_string()),
         }
     }
 }

@@ -10,6 +10,7 @@ mod explain;
 mod list;
 mod online;
 mod options;
+mod refresh;
 mod report;
 mod scrub;
 mod serve;
@@ -26,6 +27,7 @@ use self::client::ClientArgs;
 use self::explain::ExplainArgs;
 use self::list::ListArgs;
 use self::options::Options;
+use self::refresh::RefreshArgs;
 use self::report::Report;
 use self::scrub::ScrubArgs;
 use crate::config::Faults;
@@ -67,6 +69,8 @@ enum Command {
     Explain(ExplainArgs),
     /// What the running mirror remembers: each tag, what it means, and what of that is here
     List(ListArgs),
+    /// Ask the upstream now what a tag means, however fresh it is; a free question unless the tag has moved
+    Refresh(RefreshArgs),
     /// Hash anew what the running mirror keeps; what is damaged is taken out and fetched anew at the next pull
     Scrub(ScrubArgs),
     /// Print a shell's completion script
@@ -111,6 +115,9 @@ fn execute(cli: &Cli) -> Report {
             cli.options.load().map(|config| explain::explain(arguments, &config))
         }
         Some(Command::List(arguments)) => cli.options.load().map(|config| list::list(arguments, &config)),
+        Some(Command::Refresh(arguments)) => {
+            cli.options.load().map(|config| refresh::refresh(arguments, &config))
+        }
         Some(Command::Scrub(arguments)) => cli.options.load().map(|config| scrub::scrub(arguments, &config)),
         Some(Command::Completions { shell }) => Ok(completions(*shell)),
     };

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 
 use super::document::{Document, bare_type};
-use super::{Error, Inner, Served, Subject};
+use super::{Error, Inner, Mirror, Served, Subject};
 use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
 use crate::lifecycle::now;
 use crate::oci::{Algorithm, Digest, Reference, Referrers, Tag};
@@ -47,6 +47,39 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_SHARE: f64 = 0.6;
 /// The longest that a check which failed keeps others from trying.
 const LONGEST_TROUBLE: Duration = Duration::from_secs(300);
+
+/// What came of asking about a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refreshed {
+    /// What it was remembered to mean, if it was.
+    pub before: Option<Digest>,
+    /// What it means.
+    pub now: Digest,
+}
+
+impl Mirror {
+    /// Asks the upstream what `tag` means now, however fresh what is remembered may be: one free HEAD, and the manifest
+    /// where the tag has moved.
+    ///
+    /// # Errors
+    /// [`Error`]. Where that is no definite "no such thing", what was remembered stays.
+    pub async fn refresh(&self, target: &Target, tag: &Tag, errand: &Errand) -> Result<Refreshed, Error> {
+        let inner = &self.0;
+        if inner.is_offline() {
+            return Err(Error::Offline);
+        }
+        let name = Name::Tag(tag.clone());
+        let before = inner.store.name(&target.repository, &name).map(|stamp| stamp.digest);
+        match inner.check(target, &name, errand).await {
+            Checked::Failed(error) => Err(error),
+            Checked::Confirmed(stamp) => {
+                // It may have been absent a moment ago.
+                inner.absent.invalidate(&(target.repository.clone(), Subject::Name(name))).await;
+                Ok(Refreshed { before, now: stamp.digest })
+            }
+        }
+    }
+}
 
 impl Inner {
     /// What `name` means, from memory or by asking, as the upstream's freshness has it.

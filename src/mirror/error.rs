@@ -33,7 +33,7 @@ pub enum Error {
 
 impl Error {
     /// The upstream said that there is no such thing, or hides it.
-    pub(super) fn is_absence(&self) -> bool {
+    pub fn is_absence(&self) -> bool {
         matches!(
             self,
             Error::Negative(_)

@@ -25,6 +25,7 @@ use arc_swap::ArcSwap;
 use moka::future::Cache;
 use tokio::sync::watch;
 
+pub use check::Refreshed;
 pub use error::Error;
 pub use explain::{Content as CachedContent, Explanation, Prospect, TagFacts};
 pub use manifest::Asked;

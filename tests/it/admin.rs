@@ -35,11 +35,11 @@ fn open() -> Door {
     let mut config = Config::default();
     config.cache.dir = folder.path().to_owned();
     config.cache.min_free = ByteSize(0);
-    let mirror = runtime.block_on(async {
+    let admin = runtime.block_on(async {
         let store = Store::open(&config.cache, &house, &metrics).unwrap();
-        Mirror::new(&config, &store, &house, &metrics).unwrap()
+        let mirror = Mirror::new(&config, &store, &house, &metrics).unwrap();
+        Admin::new(&config, mirror, metrics.clone(), house.clone())
     });
-    let admin = Admin::new(&config, mirror, metrics.clone(), house.clone());
     let handle = admin::spawn(listener, admin).unwrap();
     Door { addr, house, metrics, handle, runtime, _folder: folder }
 }

@@ -33,6 +33,7 @@ mod pull_manifest;
 mod ranges;
 mod recovery;
 mod redirects;
+mod refresh;
 mod reload;
 mod rot;
 mod routing;
