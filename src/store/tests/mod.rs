@@ -247,6 +247,19 @@ async fn the_least_recently_used_goes_and_readers_are_not_cut() {
     end(store, life).await;
 }
 
+#[tokio::test]
+async fn to_be_looked_at_is_no_use() {
+    let house = House::new(3000);
+    let (store, life) = house.start();
+    let digest = keep(&store, 1, 1000).await;
+    store.0.used.lock().unwrap().clear();
+    assert!(store.peek(&digest).await.unwrap() == blob(1, 1000).1);
+    assert!(store.0.used.lock().unwrap().is_empty());
+    drop(store.open_blob(&digest).await.unwrap());
+    assert!(store.0.used.lock().unwrap().contains_key(&digest));
+    end(store, life).await;
+}
+
 /// Eviction had chosen the blob before the reader came, and takes its name before the reader is at the end.
 #[tokio::test]
 async fn a_reader_that_comes_while_it_is_evicted_is_not_cut() {
