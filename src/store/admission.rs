@@ -96,7 +96,7 @@ impl Inner {
     /// A blob has its name: the index counts it from now on, and its room is given back.
     pub(super) async fn admit(&self, digest: Digest, size: u64, mut room: Reservation) -> Result<(), Error> {
         room.all_written();
-        let entry = Entry { size, last_use: millis(lifecycle::now()) };
+        let entry = Entry::new(size, millis(lifecycle::now()));
         let (space, bytes) = (Arc::clone(&self.space), room.bytes());
         let added = self.index.change_and(Change::Added(digest, entry), move || space.release(bytes)).await;
         match &added {

@@ -9,6 +9,7 @@ pub(super) struct StoreMetrics {
     pub(super) bytes: IntGauge,
     pub(super) blobs: IntGauge,
     pub(super) limit: IntGauge,
+    pub(super) pinned_bytes: IntGauge,
     pub(super) partial_bytes: IntGauge,
     pub(super) failures: IntCounter,
     pub(super) quarantined: IntCounter,
@@ -23,6 +24,8 @@ pub(super) struct StoreMetrics {
 pub(super) enum Reason {
     /// Room was needed.
     Size,
+    /// The operator had it removed.
+    Removed,
     /// Its file was missing, or not what it should be.
     Damaged,
 }
@@ -31,7 +34,7 @@ impl StoreMetrics {
     pub(super) fn new(metrics: &Metrics) -> Self {
         let evicted =
             metrics.counters("evicted_bytes_total", "Bytes of blobs taken out of the cache.", &["reason"]);
-        for reason in [Reason::Size, Reason::Damaged] {
+        for reason in [Reason::Size, Reason::Removed, Reason::Damaged] {
             evicted.with_label_values(&[reason.as_str()]);
         }
         let failing = metrics.gauges(
@@ -46,6 +49,8 @@ impl StoreMetrics {
             bytes: metrics.gauge("cache_bytes", "Bytes in the cache, partial downloads included."),
             blobs: metrics.gauge("cache_blobs", "Blobs and manifests in the cache."),
             limit: metrics.gauge("cache_limit_bytes", "The most bytes that the cache may hold."),
+            pinned_bytes: metrics
+                .gauge("cache_pinned_bytes", "Bytes in the cache that a pin keeps from eviction."),
             partial_bytes: metrics.gauge(
                 "cache_partial_bytes",
                 "Bytes reserved for downloads that are under way or were broken off.",
@@ -85,6 +90,7 @@ impl Reason {
     fn as_str(self) -> &'static str {
         match self {
             Reason::Size => "size",
+            Reason::Removed => "removed",
             Reason::Damaged => "damaged",
         }
     }

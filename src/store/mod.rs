@@ -20,6 +20,7 @@ mod documents;
 mod error;
 mod health;
 mod index;
+mod inventory;
 mod leftovers;
 mod metrics;
 mod names;
@@ -44,6 +45,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 pub use error::{Error, OpenError};
+pub use inventory::{Fullness, Kept, Pin};
 pub use partial::Partial;
 pub use reader::{Blob, HOLD_BACK, SECTION};
 pub use scrub::Scrub;
@@ -258,15 +260,6 @@ impl Store {
         Some(bytes)
     }
 
-    /// The same for whoever only looks: it is not marked as used, and takes no hot one's place in memory.
-    pub async fn peek(&self, digest: &Digest) -> Option<Bytes> {
-        if let Some(bytes) = self.0.documents.get(digest).await {
-            return Some(bytes);
-        }
-        let blob = self.open_unused(digest).await.filter(|blob| blob.size() <= LARGEST_DOCUMENT)?;
-        blob.read_whole().await.ok()
-    }
-
     /// The bytes of a manifest, and the proof that `repository` contains it as such; `None` where one of them is not
     /// here. Marks it as used.
     pub async fn manifest(&self, repository: &Repository, digest: &Digest) -> Option<(Link, Bytes)> {
@@ -378,18 +371,6 @@ impl Store {
     /// Every repository in which a name is remembered, in order.
     pub fn repositories(&self) -> Vec<Repository> {
         self.0.index.repositories().iter().filter_map(|text| text.parse().ok()).collect()
-    }
-
-    /// The next `most` tags that are remembered behind that of `after`, in the order of repositories and tags; fewer only
-    /// at the end.
-    pub fn tags(&self, after: Option<(&Repository, &Tag)>, most: usize) -> Vec<(Repository, Tag, Stamp)> {
-        let after =
-            after.map(|(repository, tag)| (repository.to_string(), Name::Tag(tag.clone()).to_string()));
-        let after = after.as_ref().map(|(repository, name)| (repository.as_str(), name.as_str()));
-        let found = self.0.index.tags(after, most).into_iter();
-        found
-            .filter_map(|(repository, tag, stamp)| Some((repository.parse().ok()?, tag.parse().ok()?, stamp)))
-            .collect()
     }
 
     /// The operator wants another size, or another scrub, from now on: what is too much goes within seconds. The

@@ -20,6 +20,9 @@ const MOST_TURNS: usize = 32;
 /// Removed files whose folders are not synced yet: a start after a kill looks for each of them.
 const MOST_UNSETTLED: usize = 16_000;
 
+/// What goes, and the leave to take it out.
+pub(super) type Victim = (Digest, Entry, Claim);
+
 impl Inner {
     /// Takes room for `bytes`, evicting what was used least recently where there is none.
     pub(super) async fn make_room(&self, bytes: u64) -> Result<Reservation, Error> {
@@ -68,7 +71,7 @@ impl Inner {
             return Ok(());
         }
         if !victims.is_empty() {
-            self.take_out(victims).await?;
+            self.take_out(victims, Reason::Size).await?;
             // Some file systems free blocks long after a file is gone. To take out more for that would empty the cache.
             let left = self.space.missing(wanted).map_or(0, |left| left.bytes);
             if !missing.is_full || left < missing.bytes {
@@ -83,7 +86,7 @@ impl Inner {
     }
 
     /// The first to go where so many bytes must; none where all that may go are not enough.
-    fn victims(&self, bytes: u64) -> Vec<(Digest, Entry, Claim)> {
+    fn victims(&self, bytes: u64) -> Vec<Victim> {
         let mut victims = Vec::new();
         if bytes > self.may_go_in_all() {
             return victims;
@@ -99,17 +102,19 @@ impl Inner {
         if sum >= bytes || victims.len() == MOST_AT_ONCE { victims } else { Vec::new() }
     }
 
-    /// The bytes of all blobs but those that are read, written, found or taken out at this moment. These are few, and
-    /// the others may be a million.
+    /// The bytes of all blobs but those that are pinned, and those that are read, written, found or taken out at this
+    /// moment. The latter are few, and the others may be a million.
     fn may_go_in_all(&self) -> u64 {
         let busy: HashSet<Digest> = self.readers.all().into_iter().chain(self.claims.all()).collect();
         let busy = busy.iter().filter_map(|digest| self.index.entry(digest));
-        self.index.totals().sums().bytes.saturating_sub(busy.map(|entry| entry.size).sum())
+        let busy: u64 = busy.filter(|entry| !entry.is_pinned).map(|entry| entry.size).sum();
+        let sums = self.index.totals().sums();
+        sums.bytes.saturating_sub(sums.pinned_bytes).saturating_sub(busy)
     }
 
     /// The index forgets them first: a crash in between leaves files that the next start counts again. Their claims
     /// are held until the files are gone, so that nobody finds or writes one of them in between.
-    async fn take_out(&self, victims: Vec<(Digest, Entry, Claim)>) -> Result<(), Error> {
+    pub(super) async fn take_out(&self, victims: Vec<Victim>, reason: Reason) -> Result<(), Error> {
         let digests: Vec<Digest> = victims.iter().map(|(digest, ..)| *digest).collect();
         let (space, sum) = (Arc::clone(&self.space), victims.iter().map(|(_, entry, _)| entry.size).sum());
         let removed = self.index.change_and(Change::Removed(digests), move || space.reserve(sum)).await;
@@ -136,7 +141,7 @@ impl Inner {
                 // It takes room on, and comes back into the index.
                 self.doubt(digest, room);
             }
-            self.metrics.evicted(Reason::Size, entry.size);
+            self.metrics.evicted(reason, entry.size);
             tracing::debug!(%digest, size = entry.size, "evicted");
         }
         self.space.show();
@@ -154,7 +159,7 @@ impl Inner {
 
     /// What is read is never cut off, what is being written again is about to be used, and so is what a pull under way
     /// has yet to ask for.
-    fn may_go(&self, digest: &Digest) -> Option<Claim> {
+    pub(super) fn may_go(&self, digest: &Digest) -> Option<Claim> {
         if self.readers.is_read(digest) || self.pulls.expect(digest, |blob| self.is_busy(blob)) {
             return None;
         }

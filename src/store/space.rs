@@ -160,6 +160,7 @@ impl Space {
     fn show_sums(&self, blobs: &Sums, taken: &Taken) {
         self.metrics.blobs.set(gauge(blobs.count));
         self.metrics.bytes.set(gauge(blobs.bytes.saturating_add(taken.reserved)));
+        self.metrics.pinned_bytes.set(gauge(blobs.pinned_bytes));
         self.metrics.partial_bytes.set(gauge(taken.reserved));
     }
 
@@ -282,7 +283,7 @@ mod tests {
             min_free: ByteSize(min_free),
             ..Cache::default()
         };
-        let blobs = Arc::new(Totals::of(Sums { bytes: 40, count: 1, is_whole: true }));
+        let blobs = Arc::new(Totals::of(Sums { bytes: 40, count: 1, pinned_bytes: 0, is_whole: true }));
         Arc::new(Space::new(&config, &blobs, StoreMetrics::new(&Metrics::default())))
     }
 

@@ -105,7 +105,7 @@ impl Tree {
     /// The same of a file that is at hand.
     pub(super) fn entry(data: &fs::Metadata) -> Option<Entry> {
         let last_use = data.modified().map_or(0, millis);
-        data.is_file().then_some(Entry { size: data.len(), last_use })
+        data.is_file().then_some(Entry::new(data.len(), last_use))
     }
 
     /// Whether no blob has its name here.

@@ -22,9 +22,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
 use self::shelf::Shelf;
-use self::tables::{BLOBS, BYTES, COUNT, LINKS, LRU, META, NAMES, NOTES, WHOLE};
+use self::tables::{BLOBS, BYTES, COUNT, LINKS, LRU, META, NAMES, NOTES, PINNED_BYTES, PINS, WHOLE};
 use super::{Error, Link, Name, Stamp, TAG};
-use crate::oci::{Algorithm, Digest, Repository};
+use crate::oci::{Algorithm, Digest, Reference, Repository};
 
 /// Changes committed together at most; one sync to disk pays for all of them.
 const BATCH: usize = 512;
@@ -45,6 +45,8 @@ pub(super) struct Index {
 pub(super) struct Entry {
     pub(super) size: u64,
     pub(super) last_use: u64,
+    /// A pin keeps it from eviction.
+    pub(super) is_pinned: bool,
 }
 
 /// Sums over all blobs as of the last commit, for whoever needs them often.
@@ -56,6 +58,8 @@ pub(super) struct Totals(Mutex<Sums>);
 pub(super) struct Sums {
     pub(super) bytes: u64,
     pub(super) count: u64,
+    /// Of the bytes, those that a pin keeps from eviction.
+    pub(super) pinned_bytes: u64,
     /// Every blob of the tree is known. Where not, the tree has to be looked through.
     pub(super) is_whole: bool,
 }
@@ -77,6 +81,12 @@ pub(super) enum Change {
     Used(Vec<(Digest, u64)>),
     /// A repository contains this.
     Linked(Repository, Digest, Link),
+    /// It is not to be seen through a repository any more.
+    Unlinked(Repository, Vec<Digest>),
+    /// These are not evicted, for the sake of this reference, in place of those of before.
+    Pinned(Repository, Reference, Vec<Digest>),
+    /// They may be.
+    Unpinned(Repository, Reference),
     /// A name means this from now on.
     Named(Repository, Name, Stamp),
     /// A name means nothing any more.
@@ -121,7 +131,7 @@ impl Index {
     pub(super) fn entry(&self, digest: &Digest) -> Option<Entry> {
         self.shelf.read(|read| {
             let found = read.open_table(BLOBS)?.get(key(digest).as_slice())?;
-            Ok(found.map(|row| Entry { size: row.value().0, last_use: row.value().1 }))
+            Ok(found.map(|row| Entry::of(row.value())))
         })
     }
 
@@ -144,6 +154,35 @@ impl Index {
             let found = read.open_table(NAMES)?.get((key.0.as_str(), key.1.as_str()))?;
             Ok(found.and_then(|row| stamp(row.value())))
         })
+    }
+
+    /// Whether any repository is known to contain `digest`.
+    pub(super) fn is_linked(&self, digest: &Digest) -> bool {
+        let found = self.shelf.read(|read| {
+            let (links, key) = (read.open_table(LINKS)?, key(digest));
+            let first = links.range::<(&[u8], &str)>((key.as_slice(), "")..)?.next().transpose()?;
+            Ok(first.map(|row| row.0.value().0 == key.as_slice()))
+        });
+        found.unwrap_or_default()
+    }
+
+    /// Every pin in `repository`, or in all of them: the reference, and what it holds.
+    pub(super) fn pins(&self, repository: Option<&Repository>) -> Vec<(String, String, Vec<Digest>)> {
+        let repository = repository.map(Repository::to_string);
+        let found = self.shelf.read(|read| {
+            let pins = read.open_table(PINS)?;
+            let mut found = Vec::new();
+            for row in pins.range::<(&str, &str)>((repository.as_deref().unwrap_or_default(), "")..)? {
+                let (at, keys) = row?;
+                let (own, reference) = at.value();
+                if repository.as_deref().is_some_and(|wanted| wanted != own) {
+                    break;
+                }
+                found.push((own.to_owned(), reference.to_owned(), tables::parse_keys(keys.value())));
+            }
+            Ok(Some(found))
+        });
+        found.unwrap_or_default()
     }
 
     /// The note called `name`.
@@ -214,7 +253,7 @@ impl Index {
             for row in read.open_table(LRU)?.range::<(u64, &[u8])>(..)? {
                 let (at, size) = row?;
                 let (last_use, key) = at.value();
-                let entry = Entry { size: size.value(), last_use };
+                let entry = Entry { size: size.value(), last_use, is_pinned: false };
                 if parse_key(key).is_some_and(|digest| take(&digest, entry)) {
                     sum = sum.saturating_add(entry.size);
                     count += 1;
@@ -255,6 +294,17 @@ impl Index {
     }
 }
 
+impl Entry {
+    /// Of a blob that comes in. Whether it is pinned is known to the index alone.
+    pub(super) fn new(size: u64, last_use: u64) -> Entry {
+        Entry { size, last_use, is_pinned: false }
+    }
+
+    fn of(row: tables::BlobRow) -> Entry {
+        Entry { size: row.0, last_use: row.1, is_pinned: tables::is_pinned(row) }
+    }
+}
+
 impl Totals {
     /// The sums, held still as long as the guard lives.
     pub(super) fn hold(&self) -> MutexGuard<'_, Sums> {
@@ -277,7 +327,12 @@ impl Sums {
     fn read(read: &redb::ReadTransaction) -> Result<Sums, redb::Error> {
         let meta = read.open_table(META)?;
         let sum = |name| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |row| row.value()));
-        Ok(Sums { bytes: sum(BYTES)?, count: sum(COUNT)?, is_whole: sum(WHOLE)? == 1 })
+        Ok(Sums {
+            bytes: sum(BYTES)?,
+            count: sum(COUNT)?,
+            pinned_bytes: sum(PINNED_BYTES)?,
+            is_whole: sum(WHOLE)? == 1,
+        })
     }
 }
 
@@ -355,6 +410,7 @@ pub(super) fn millis(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn time(millis: u64) -> SystemTime {
+/// The other way round.
+pub(super) fn time(millis: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(SystemTime::UNIX_EPOCH)
 }

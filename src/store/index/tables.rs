@@ -6,7 +6,7 @@ use super::{Change, Entry, key, millis};
 use crate::oci::Digest;
 use crate::store::{Link, Name, Stamp};
 
-type BlobRow = (u64, u64, u8);
+pub(super) type BlobRow = (u64, u64, u8);
 type LinkKey = (&'static [u8], &'static str);
 type LinkRow = (u64, bool, &'static str);
 type NameKey = (&'static str, &'static str);
@@ -14,7 +14,7 @@ type NameRow = (&'static [u8], u64, &'static str, u64, u64);
 
 /// Digest to size, last use (milliseconds since 1970) and flags.
 pub(super) const BLOBS: TableDefinition<&[u8], BlobRow> = TableDefinition::new("blobs");
-/// Last use and digest to size: the order of eviction.
+/// Last use and digest to size: the order of eviction. What is pinned has no place in it.
 pub(super) const LRU: TableDefinition<(u64, &[u8]), u64> = TableDefinition::new("lru");
 /// Digest and repository to size, "is a manifest" and media type: a proof that the one contains the other.
 /// Digest first, so that what falls with a blob lies together.
@@ -23,6 +23,10 @@ pub(super) const LINKS: TableDefinition<LinkKey, LinkRow> = TableDefinition::new
 pub(super) const NAMES: TableDefinition<NameKey, NameRow> = TableDefinition::new("names");
 /// Small notes of other rooms, by name.
 pub(super) const NOTES: TableDefinition<&str, &[u8]> = TableDefinition::new("notes");
+/// Repository and reference to the keys of all that is not to be evicted for that, one after the other.
+pub(super) const PINS: TableDefinition<NameKey, &[u8]> = TableDefinition::new("pins");
+/// Digest to how many pins hold it.
+pub(super) const PINNED: TableDefinition<&[u8], u64> = TableDefinition::new("pinned");
 /// Digests whose file comes or goes at this moment: after a crash they are looked at, and nothing else need be.
 pub(super) const PENDING: TableDefinition<&[u8], ()> = TableDefinition::new("pending");
 /// Totals, and whether every blob of the tree is known.
@@ -31,6 +35,10 @@ pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta")
 pub(super) const BYTES: &str = "bytes";
 pub(super) const COUNT: &str = "count";
 pub(super) const WHOLE: &str = "whole";
+pub(super) const PINNED_BYTES: &str = "pinned_bytes";
+
+/// The flag of a blob that a pin holds.
+const IS_PINNED: u8 = 1;
 
 /// The tables of one write transaction.
 pub(super) struct Tables<'t> {
@@ -39,6 +47,8 @@ pub(super) struct Tables<'t> {
     links: Table<'t, LinkKey, LinkRow>,
     names: Table<'t, NameKey, NameRow>,
     notes: Table<'t, &'static str, &'static [u8]>,
+    pins: Table<'t, NameKey, &'static [u8]>,
+    pinned: Table<'t, &'static [u8], u64>,
     pending: Table<'t, &'static [u8], ()>,
     meta: Table<'t, &'static str, u64>,
 }
@@ -52,6 +62,8 @@ impl<'t> Tables<'t> {
             links: transaction.open_table(LINKS)?,
             names: transaction.open_table(NAMES)?,
             notes: transaction.open_table(NOTES)?,
+            pins: transaction.open_table(PINS)?,
+            pinned: transaction.open_table(PINNED)?,
             pending: transaction.open_table(PENDING)?,
             meta: transaction.open_table(META)?,
         })
@@ -72,6 +84,19 @@ impl<'t> Tables<'t> {
             Change::Unnamed(repository, name) => {
                 self.names.remove((repository.to_string().as_str(), name.to_string().as_str()))?;
                 Ok(())
+            }
+            Change::Unlinked(repository, digests) => {
+                let repository = repository.to_string();
+                for digest in digests {
+                    self.links.remove((key(digest).as_slice(), repository.as_str()))?;
+                }
+                Ok(())
+            }
+            Change::Pinned(repository, reference, digests) => {
+                self.pin(&repository.to_string(), &reference.to_string(), digests)
+            }
+            Change::Unpinned(repository, reference) => {
+                self.unpin(&repository.to_string(), &reference.to_string())
             }
             Change::Noted(name, note) => {
                 self.notes.insert(name.as_str(), note.as_slice())?;
@@ -113,24 +138,16 @@ impl<'t> Tables<'t> {
 
     fn add(&mut self, digest: &Digest, entry: Entry) -> Result<(), redb::Error> {
         let key = key(digest);
-        let old = self.blobs.insert(key.as_slice(), (entry.size, entry.last_use, 0))?.map(|row| row.value());
-        if let Some((size, last_use, _)) = old {
-            self.lru.remove((last_use, key.as_slice()))?;
-            self.sum(-i128::from(size), -1)?;
-        }
-        self.lru.insert((entry.last_use, key.as_slice()), entry.size)?;
-        self.sum(i128::from(entry.size), 1)?;
+        self.take_out(&key)?;
+        let is_pinned = self.pinned.get(key.as_slice())?.is_some();
+        self.put_in(&key, (entry.size, entry.last_use, if is_pinned { IS_PINNED } else { 0 }))?;
         self.settle(digest)
     }
 
     fn remove(&mut self, digest: &Digest) -> Result<(), redb::Error> {
         self.pend(digest)?;
         let key = key(digest);
-        let old = self.blobs.remove(key.as_slice())?.map(|row| row.value());
-        if let Some((size, last_use, _)) = old {
-            self.lru.remove((last_use, key.as_slice()))?;
-            self.sum(-i128::from(size), -1)?;
-        }
+        self.take_out(&key)?;
         let mut next = key.clone();
         next.push(0);
         let range = (Bound::Included((key.as_slice(), "")), Bound::Excluded((next.as_slice(), "")));
@@ -140,13 +157,71 @@ impl<'t> Tables<'t> {
 
     fn touch(&mut self, digest: &Digest, at: u64) -> Result<(), redb::Error> {
         let key = key(digest);
-        let Some((size, last_use, flags)) = self.blobs.get(key.as_slice())?.map(|row| row.value()) else {
-            return Ok(());
-        };
-        if at > last_use {
-            self.lru.remove((last_use, key.as_slice()))?;
-            self.lru.insert((at, key.as_slice()), size)?;
-            self.blobs.insert(key.as_slice(), (size, at, flags))?;
+        let row = self.blobs.get(key.as_slice())?.map(|row| row.value());
+        let Some((size, _, flags)) = row.filter(|(_, last_use, _)| at > *last_use) else { return Ok(()) };
+        self.take_out(&key)?;
+        self.put_in(&key, (size, at, flags))
+    }
+
+    /// A blob is here: it counts, and has its place in the order of eviction.
+    fn put_in(&mut self, key: &[u8], row: BlobRow) -> Result<(), redb::Error> {
+        let (size, last_use, flags) = row;
+        self.blobs.insert(key, row)?;
+        self.sum(BYTES, i128::from(size))?;
+        self.sum(COUNT, 1)?;
+        if flags & IS_PINNED != 0 {
+            return self.sum(PINNED_BYTES, i128::from(size));
+        }
+        self.lru.insert((last_use, key), size)?;
+        Ok(())
+    }
+
+    /// It is not, if it was.
+    fn take_out(&mut self, key: &[u8]) -> Result<(), redb::Error> {
+        let old = self.blobs.remove(key)?.map(|row| row.value());
+        let Some((size, last_use, flags)) = old else { return Ok(()) };
+        self.sum(BYTES, -i128::from(size))?;
+        self.sum(COUNT, -1)?;
+        if flags & IS_PINNED != 0 {
+            return self.sum(PINNED_BYTES, -i128::from(size));
+        }
+        self.lru.remove((last_use, key))?;
+        Ok(())
+    }
+
+    /// What an earlier pin of this held, and this one does not, is let go.
+    fn pin(&mut self, repository: &str, reference: &str, digests: &[Digest]) -> Result<(), redb::Error> {
+        let keys: Vec<Vec<u8>> = digests.iter().map(key).collect();
+        for key in &keys {
+            self.hold(key, 1)?;
+        }
+        self.unpin(repository, reference)?;
+        self.pins.insert((repository, reference), keys.concat().as_slice())?;
+        Ok(())
+    }
+
+    fn unpin(&mut self, repository: &str, reference: &str) -> Result<(), redb::Error> {
+        let old = self.pins.remove((repository, reference))?.map(|row| row.value().to_vec());
+        for digest in parse_keys(&old.unwrap_or_default()) {
+            self.hold(&key(&digest), -1)?;
+        }
+        Ok(())
+    }
+
+    /// So many more pins hold this.
+    fn hold(&mut self, key: &[u8], more: i64) -> Result<(), redb::Error> {
+        let pins = self.pinned.get(key)?.map_or(0, |row| row.value()).saturating_add_signed(more);
+        if pins > 0 {
+            self.pinned.insert(key, pins)?;
+        } else {
+            self.pinned.remove(key)?;
+        }
+        let row = self.blobs.get(key)?.map(|row| row.value());
+        let Some((size, last_use, flags)) = row else { return Ok(()) };
+        let now = if pins > 0 { flags | IS_PINNED } else { flags & !IS_PINNED };
+        if now != flags {
+            self.take_out(key)?;
+            self.put_in(key, (size, last_use, now))?;
         }
         Ok(())
     }
@@ -168,13 +243,23 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn sum(&mut self, bytes: i128, count: i64) -> Result<(), redb::Error> {
-        let old = |row: Option<redb::AccessGuard<'_, u64>>| row.map_or(0, |row| row.value());
-        let sum = old(self.meta.get(BYTES)?);
-        let sum = u64::try_from(i128::from(sum) + bytes).unwrap_or(0);
-        self.meta.insert(BYTES, sum)?;
-        let number = old(self.meta.get(COUNT)?).saturating_add_signed(count);
-        self.meta.insert(COUNT, number)?;
+    fn sum(&mut self, name: &str, more: i128) -> Result<(), redb::Error> {
+        let old = self.meta.get(name)?.map_or(0, |row| row.value());
+        self.meta.insert(name, u64::try_from(i128::from(old) + more).unwrap_or(0))?;
         Ok(())
     }
+}
+
+/// The keys of digests, one after the other.
+pub(super) fn parse_keys(mut keys: &[u8]) -> Vec<Digest> {
+    let mut digests = Vec::new();
+    while let Some((own, rest)) = keys.first().and_then(|first| keys.split_at_checked(if *first == 1 { 33 } else { 65 })) {
+        digests.extend(super::parse_key(own));
+        keys = rest;
+    }
+    digests
+}
+
+pub(super) fn is_pinned(row: BlobRow) -> bool {
+    row.2 & IS_PINNED != 0
 }

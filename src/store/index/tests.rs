@@ -7,7 +7,7 @@ fn digest(text: &str) -> Digest {
 }
 
 fn entry(size: u64, last_use: u64) -> Entry {
-    Entry { size, last_use }
+    Entry::new(size, last_use)
 }
 
 fn oldest(index: &Index, bytes: u64, may_go: impl Fn(&Digest) -> bool) -> Vec<(Digest, u64)> {

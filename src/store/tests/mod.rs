@@ -2,6 +2,7 @@
 
 mod crash;
 pub(super) mod faults;
+mod pins;
 mod rebuild;
 mod scrub;
 

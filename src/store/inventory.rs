@@ -1,0 +1,145 @@
+//! What the operator sees of what is kept, and says of it.
+
+use std::collections::HashSet;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::index::{Change, time};
+use super::metrics::Reason;
+use super::{Error, LARGEST_DOCUMENT, Name, Stamp, Store};
+use crate::oci::{Digest, Reference, Repository, Tag};
+
+/// A blob or manifest that is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was last used; not counting the last few seconds.
+    pub last_use: SystemTime,
+    /// A pin keeps it from eviction.
+    pub is_pinned: bool,
+}
+
+/// A promise that what a reference means is not evicted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// In this repository.
+    pub repository: Repository,
+    /// This.
+    pub reference: Reference,
+    /// What is kept for it, once it is here.
+    pub digests: Vec<Digest>,
+}
+
+/// How full the cache is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fullness {
+    /// All blobs and manifests.
+    pub bytes: u64,
+    /// How many there are.
+    pub blobs: u64,
+    /// The bytes of those that are pinned.
+    pub pinned: u64,
+    /// The most that there may be.
+    pub limit: u64,
+}
+
+impl Store {
+    /// The next `most` tags that are remembered behind that of `after`, in the order of repositories and tags; fewer only
+    /// at the end.
+    pub fn tags(&self, after: Option<(&Repository, &Tag)>, most: usize) -> Vec<(Repository, Tag, Stamp)> {
+        let after =
+            after.map(|(repository, tag)| (repository.to_string(), Name::Tag(tag.clone()).to_string()));
+        let after = after.as_ref().map(|(repository, name)| (repository.as_str(), name.as_str()));
+        let found = self.0.index.tags(after, most).into_iter();
+        found
+            .filter_map(|(repository, tag, stamp)| Some((repository.parse().ok()?, tag.parse().ok()?, stamp)))
+            .collect()
+    }
+
+    /// The same for whoever only looks: it is not marked as used, and takes no hot one's place in memory.
+    pub async fn peek(&self, digest: &Digest) -> Option<Bytes> {
+        if let Some(bytes) = self.0.documents.get(digest).await {
+            return Some(bytes);
+        }
+        let blob = self.open_unused(digest).await.filter(|blob| blob.size() <= LARGEST_DOCUMENT)?;
+        blob.read_whole().await.ok()
+    }
+
+    /// What is known of `digest` when it is here.
+    pub fn kept(&self, digest: &Digest) -> Option<Kept> {
+        let entry = self.0.index.entry(digest)?;
+        Some(Kept { size: entry.size, last_use: time(entry.last_use), is_pinned: entry.is_pinned })
+    }
+
+    /// How full it is.
+    pub fn fullness(&self) -> Fullness {
+        let sums = self.0.index.totals().sums();
+        let limit = self.0.space.limit();
+        Fullness { bytes: sums.bytes, blobs: sums.count, pinned: sums.pinned_bytes, limit }
+    }
+
+    /// The next `most` to be evicted, least recently used first.
+    pub fn next_to_go(&self, most: usize) -> Vec<(Digest, Kept)> {
+        let mut next = Vec::new();
+        self.0.index.oldest(u64::MAX, most, |digest, entry| {
+            let kept = Kept { size: entry.size, last_use: time(entry.last_use), is_pinned: false };
+            next.push((*digest, kept));
+            true
+        });
+        next
+    }
+
+    /// The pins in `repository`, or all of them, in order.
+    pub fn pins(&self, repository: Option<&Repository>) -> Vec<Pin> {
+        let pins = self.0.index.pins(repository).into_iter().filter_map(|(repository, reference, digests)| {
+            Some(Pin { repository: repository.parse().ok()?, reference: reference.parse().ok()?, digests })
+        });
+        pins.collect()
+    }
+
+    /// Keeps what `pin` names from eviction, in place of what an earlier pin of the same reference named. What is not
+    /// here is kept when it comes. Survives everything but the loss of the whole index.
+    ///
+    /// # Errors
+    /// The index's.
+    pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
+        self.0.change(Change::Pinned(pin.repository, pin.reference, pin.digests)).await
+    }
+
+    /// Takes a pin back. What no other one holds may be evicted when its turn comes.
+    ///
+    /// # Errors
+    /// The index's.
+    pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<(), Error> {
+        self.0.change(Change::Unpinned(repository.clone(), reference.clone())).await
+    }
+
+    /// Forgets that `repository` contains `digests`, and takes out those that no repository is known to contain any
+    /// more; what is read, written or pinned stays until it is evicted. How many bytes went.
+    ///
+    /// # Errors
+    /// The index's, or the disk's.
+    pub async fn forget(&self, repository: &Repository, digests: HashSet<Digest>) -> Result<u64, Error> {
+        let unlinked = digests.iter().copied().collect();
+        self.0.change(Change::Unlinked(repository.clone(), unlinked)).await?;
+        let mut victims = Vec::new();
+        for digest in digests {
+            // It may be held with the proof that has just gone.
+            self.0.documents.invalidate(&digest).await;
+            let Some(entry) = self.0.index.entry(&digest).filter(|entry| !entry.is_pinned) else { continue };
+            let Some(claim) = self.0.may_go(&digest) else { continue };
+            // By now somebody may have found it in another repository.
+            if !self.0.index.is_linked(&digest) {
+                victims.push((digest, entry, claim));
+            }
+        }
+        let bytes = victims.iter().map(|(_, entry, _)| entry.size).sum();
+        if !victims.is_empty() {
+            let taken = self.0.take_out(victims, Reason::Removed).await;
+            self.0.health.note(taken)?;
+        }
+        Ok(bytes)
+    }
+}
