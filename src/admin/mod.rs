@@ -24,8 +24,8 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 
 pub use types::{
-    Account, Budgets, Content, Down, Explained, Image, Images, Payment, Refreshed, Scrubbing, Spender, Tag,
-    UpstreamBudget, Waiting,
+    Account, BlobPart, Budgets, Content, Down, Explained, Image, Images, ManifestPart, Payment, Pinned,
+    Refreshed, Removed, Scrubbing, Shown, Spender, Tag, UpstreamBudget, Waiting,
 };
 
 use crate::config::Config;

@@ -1,6 +1,7 @@
 use http::{Method, Request, Response, StatusCode};
 
-use super::{Admin, answer, api};
+use super::api::{self, images};
+use super::{Admin, answer};
 use crate::lifecycle::Phase;
 use crate::server::Body;
 
@@ -18,11 +19,15 @@ enum Page {
     Explain,
     Scrub,
     Images,
+    Image,
     Refresh,
+    Pin,
+    Unpin,
+    Remove,
 }
 
 impl Page {
-    const ALL: [Page; 9] = [
+    const ALL: [Page; 13] = [
         Page::Index,
         Page::Metrics,
         Page::Health,
@@ -31,7 +36,11 @@ impl Page {
         Page::Explain,
         Page::Scrub,
         Page::Images,
+        Page::Image,
         Page::Refresh,
+        Page::Pin,
+        Page::Unpin,
+        Page::Remove,
     ];
 
     fn path(self) -> &'static str {
@@ -44,7 +53,11 @@ impl Page {
             Page::Explain => "/api/v1/explain",
             Page::Scrub => "/api/v1/scrub",
             Page::Images => "/api/v1/images",
+            Page::Image => "/api/v1/image",
             Page::Refresh => "/api/v1/refresh",
+            Page::Pin => "/api/v1/pin",
+            Page::Unpin => "/api/v1/unpin",
+            Page::Remove => "/api/v1/remove",
         }
     }
 
@@ -59,6 +72,10 @@ impl Page {
                 "how far hashing anew what is kept is; POST, with ?rate=20MiB or without, begins it"
             }
             Page::Images => "the tags that are remembered and what is here of them; ?limit=100&after=IMAGE",
+            Page::Image => "?image=NAME: what it consists of, and what of that is here",
+            Page::Pin => "POST, ?image=NAME: keeps it from eviction",
+            Page::Unpin => "POST, ?image=NAME: lets it be evicted",
+            Page::Remove => "POST, ?image=NAME: takes it out of the cache",
             Page::Refresh => "POST, ?image=NAME: asks the upstream now what this tag means",
             Page::Readiness => "200 while pulls are served, 503 while starting and draining",
         }
@@ -68,7 +85,7 @@ impl Page {
     fn methods(self) -> &'static str {
         match self {
             Page::Scrub => "GET, HEAD, POST",
-            Page::Refresh => "POST",
+            Page::Refresh | Page::Pin | Page::Unpin | Page::Remove => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -90,18 +107,24 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<B
     if !page.takes(request.method()) {
         return answer::wrong_method(page.methods());
     }
-    match page {
-        Page::Index => answer::text(StatusCode::OK, index()),
-        Page::Metrics => answer::typed(StatusCode::OK, METRICS_TYPE, admin.metrics.render()),
-        Page::Health => answer::text(StatusCode::OK, "ok\n"),
-        Page::Readiness => readiness(admin.house.phase()),
-        Page::Budgets => api::budgets(admin),
-        Page::Explain => api::explain(admin, request.uri().query()).await,
-        Page::Scrub if *request.method() == Method::POST => api::begin_scrub(admin, request.uri().query()),
-        Page::Scrub => api::scrub(admin),
-        Page::Refresh => api::refresh(admin, request.uri().query()).await,
-        Page::Images => api::images(admin, request.uri().query()).await,
-    }
+    let query = request.uri().query();
+    let about_image = match page {
+        Page::Index => return answer::text(StatusCode::OK, index()),
+        Page::Metrics => return answer::typed(StatusCode::OK, METRICS_TYPE, admin.metrics.render()),
+        Page::Health => return answer::text(StatusCode::OK, "ok\n"),
+        Page::Readiness => return readiness(admin.house.phase()),
+        Page::Budgets => return api::budgets(admin),
+        Page::Scrub if *request.method() == Method::POST => return api::begin_scrub(admin, query),
+        Page::Scrub => return api::scrub(admin),
+        Page::Images => return images::images(admin, query).await,
+        Page::Explain => api::explain(admin, query).await,
+        Page::Image => images::show(admin, query).await,
+        Page::Refresh => images::refresh(admin, query).await,
+        Page::Pin => images::pin(admin, query).await,
+        Page::Unpin => images::unpin(admin, query).await,
+        Page::Remove => images::remove(admin, query).await,
+    };
+    about_image.unwrap_or_else(|refusal| refusal.answer())
 }
 
 fn index() -> String {

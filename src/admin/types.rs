@@ -1,16 +1,18 @@
 //! What the operator's API says, as `tidelock` itself reads it too.
 
+mod images;
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+pub use images::{BlobPart, Content, Image, Images, ManifestPart, Pinned, Refreshed, Removed, Shown};
+
 use crate::freshness::Verdict;
-use crate::lifecycle::now;
-use crate::mirror::{self, CachedContent, Explanation};
-use crate::oci::ImageReference;
+use crate::mirror::Explanation;
 use crate::routing::Target;
 use crate::scheduler::{AccountOutlook, DownOutlook, Outlook, Payer, Priority, Refused, Spent};
-use crate::store::{Scrub, Stamp};
+use crate::store::Scrub;
 
 /// `/api/v1/budgets`: what is left of each account, who waits and who pulls.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -190,60 +192,6 @@ pub struct Tag {
     pub verdict: String,
 }
 
-/// What is here of an image.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Content {
-    /// The manifest itself.
-    pub manifest_cached: bool,
-    /// Of the manifests that an index names, so many are here.
-    pub manifests_cached: usize,
-    /// And so many there are.
-    pub manifests: usize,
-    /// Of the blobs that are named by what is here, so many are here.
-    pub blobs_cached: usize,
-    /// And so many there are.
-    pub blobs: usize,
-    /// What all of that takes that is here; what other images share is counted with each.
-    pub bytes: u64,
-}
-
-/// `/api/v1/images`: what tags are remembered, in the order of their names, a page at a time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Images {
-    /// Those of this page.
-    pub images: Vec<Image>,
-    /// With it as `after` the next page is asked for; none at the end.
-    pub next: Option<String>,
-}
-
-/// `/api/v1/refresh`: what a tag means, asked of the upstream at this moment.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Refreshed {
-    /// The image, as it was understood.
-    pub image: String,
-    /// What it means.
-    pub digest: String,
-    /// What it was remembered to mean; none where it was not known here.
-    pub before: Option<String>,
-}
-
-/// One tag, and what is here of what it means.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Image {
-    /// The whole reference.
-    pub image: String,
-    /// What it means.
-    pub digest: String,
-    /// The type of that.
-    pub media_type: String,
-    /// Since when, in seconds since 1970.
-    pub since: u64,
-    /// How long ago the upstream confirmed it.
-    pub age_seconds: u64,
-    /// What is here of it.
-    pub content: Content,
-}
-
 /// Who would pay.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Payment {
@@ -348,43 +296,6 @@ impl Explained {
             refused,
             trouble,
             budget: outlook.map(UpstreamBudget::from),
-        }
-    }
-}
-
-impl Refreshed {
-    pub(super) fn new(image: &ImageReference, refreshed: mirror::Refreshed) -> Refreshed {
-        Refreshed {
-            image: image.to_string(),
-            digest: refreshed.now.to_string(),
-            before: refreshed.before.map(|digest| digest.to_string()),
-        }
-    }
-}
-
-impl Image {
-    pub(super) fn new(image: &ImageReference, stamp: Stamp, content: CachedContent) -> Image {
-        Image {
-            image: image.to_string(),
-            digest: stamp.digest.to_string(),
-            media_type: stamp.media_type,
-            since: stamp.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            // Of a clock that was set back nothing can be said.
-            age_seconds: now().duration_since(stamp.confirmed).unwrap_or_default().as_secs(),
-            content: content.into(),
-        }
-    }
-}
-
-impl From<CachedContent> for Content {
-    fn from(content: CachedContent) -> Self {
-        Content {
-            manifest_cached: content.is_cached,
-            manifests_cached: content.manifests.0,
-            manifests: content.manifests.1,
-            blobs_cached: content.blobs.0,
-            blobs: content.blobs.1,
-            bytes: content.bytes,
         }
     }
 }

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
+use clap::Args;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
-use url::Url;
+use url::{Url, form_urlencoded};
 
+use super::report::Report;
 use crate::config::Config;
 
 /// The mirror answers from memory; longer means that it is not there or not well.
@@ -19,11 +21,68 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Far more than any answer.
 const LARGEST: usize = 64 << 20;
 
-/// The admin address to speak to: as given, else as the configuration has it.
-///
-/// # Errors
-/// What is wrong with what was given.
-pub(super) fn address(given: Option<&str>, config: &Config) -> Result<Url, String> {
+/// What every command takes that speaks to a running mirror.
+#[derive(Debug, Args)]
+pub(super) struct AdminArgs {
+    /// The admin address of the mirror; by default as the configuration has it
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The same for a command about one image.
+#[derive(Debug, Args)]
+pub(super) struct ImageArgs {
+    /// The image, as it stands in a pull: nginx, ghcr.io/org/app:1, nginx@sha256:…
+    image: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+impl AdminArgs {
+    /// The admin address to speak to: as given, else as the configuration has it.
+    ///
+    /// # Errors
+    /// What is wrong with what was given.
+    pub(super) fn address(&self, config: &Config) -> Result<Url, Report> {
+        address(self.admin.as_deref(), config).map_err(|fault| Report::misused(&fault))
+    }
+
+    /// Says what was answered, as it came or in words.
+    pub(super) fn report<T>(
+        &self,
+        answer: anyhow::Result<(T, String)>,
+        in_words: impl FnOnce(&T) -> String,
+    ) -> Report {
+        match answer {
+            Ok((_, json)) if self.json => Report::done(json),
+            Ok((answer, _)) => Report::done(in_words(&answer)),
+            Err(error) => Report::failed(&error),
+        }
+    }
+}
+
+impl ImageArgs {
+    /// Asks `page` of the API about the image, by `method`.
+    pub(super) fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        page: &str,
+        config: &Config,
+        in_words: impl FnOnce(&T) -> String,
+    ) -> Report {
+        let admin = match self.admin.address(config) {
+            Ok(admin) => admin,
+            Err(report) => return report,
+        };
+        let image: String = form_urlencoded::byte_serialize(self.image.as_bytes()).collect();
+        self.admin.report(ask(method, &admin, &format!("/api/v1/{page}?image={image}")), in_words)
+    }
+}
+
+fn address(given: Option<&str>, config: &Config) -> Result<Url, String> {
     let Some(given) = given else { return Ok(own(config.server.admin_listen)) };
     let with_scheme = if given.contains("://") { given.to_owned() } else { format!("http://{given}") };
     let url = with_scheme.parse::<Url>().ok().filter(|url| url.scheme() == "http" && url.has_host());

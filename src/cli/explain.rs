@@ -3,40 +3,17 @@
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use clap::Args;
-use url::form_urlencoded;
+use http::Method;
 
-use super::ask;
+use super::ask::ImageArgs;
 use super::report::Report;
 use super::words::time;
 use crate::admin::{Account, Down, Explained, Tag, UpstreamBudget};
 use crate::config::Config;
 
-/// What `explain` takes.
-#[derive(Debug, Args)]
-pub(super) struct ExplainArgs {
-    /// The image, as it stands in a pull: nginx, ghcr.io/org/app:1, nginx@sha256:…
-    image: String,
-    /// The admin address of the mirror; by default as the configuration has it
-    #[arg(long, value_name = "URL")]
-    admin: Option<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
 /// Asks the running mirror; nothing is asked of any upstream.
-pub(super) fn explain(arguments: &ExplainArgs, config: &Config) -> Report {
-    let admin = match ask::address(arguments.admin.as_deref(), config) {
-        Ok(admin) => admin,
-        Err(fault) => return Report::misused(&fault),
-    };
-    let image: String = form_urlencoded::byte_serialize(arguments.image.as_bytes()).collect();
-    match ask::get::<Explained>(&admin, &format!("/api/v1/explain?image={image}")) {
-        Ok((_, json)) if arguments.json => Report::done(json),
-        Ok((explained, _)) => Report::done(in_words(&explained)),
-        Err(error) => Report::failed(&error),
-    }
+pub(super) fn explain(arguments: &ImageArgs, config: &Config) -> Report {
+    arguments.ask(Method::GET, "explain", config, in_words)
 }
 
 fn in_words(explained: &Explained) -> String {

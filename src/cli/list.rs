@@ -5,9 +5,9 @@ use std::fmt::Write;
 use clap::Args;
 use url::{Url, form_urlencoded};
 
-use super::ask;
+use super::ask::{self, AdminArgs};
 use super::report::Report;
-use super::words::{size, time};
+use super::words::{here, size, time};
 use crate::admin::{Image, Images};
 use crate::config::{Config, Glob};
 
@@ -16,26 +16,22 @@ use crate::config::{Config, Glob};
 pub(super) struct ListArgs {
     /// Only images that this matches, from the registry to the tag: 'docker.io/library/*', '**/app:v*'
     pattern: Option<Glob>,
-    /// The admin address of the mirror; by default as the configuration has it
-    #[arg(long, value_name = "URL")]
-    admin: Option<String>,
-    /// Print one JSON array
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 /// Asks the running mirror, page by page; nothing is asked of any upstream.
 pub(super) fn list(arguments: &ListArgs, config: &Config) -> Report {
-    let admin = match ask::address(arguments.admin.as_deref(), config) {
+    let admin = match arguments.admin.address(config) {
         Ok(admin) => admin,
-        Err(fault) => return Report::misused(&fault),
+        Err(report) => return report,
     };
     let mut images = match all(&admin) {
         Ok(images) => images,
         Err(error) => return Report::failed(&error),
     };
     images.retain(|image| arguments.pattern.as_ref().is_none_or(|pattern| pattern.matches(&image.image)));
-    if arguments.json {
+    if arguments.admin.json {
         let json = serde_json::to_string(&images).expect("numbers and texts are JSON");
         return Report::done(format!("{json}\n"));
     }
@@ -65,23 +61,13 @@ fn in_words(images: &[Image]) -> String {
         let confirmed = format!("{} ago", time(image.age_seconds));
         let bytes = size(image.content.bytes);
         let name = &image.image;
-        writeln!(text, "{name:<width$}  {digest}  {bytes:>10}  {confirmed:<11}  {}", here(image))
-            .expect("a String takes every text");
+        writeln!(
+            text,
+            "{name:<width$}  {digest}  {bytes:>10}  {confirmed:<11}  {}{}",
+            here(&image.content),
+            if image.pinned { ", pinned" } else { "" }
+        )
+        .expect("a String takes every text");
     }
     text
-}
-
-fn here(image: &Image) -> String {
-    let content = &image.content;
-    if !content.manifest_cached {
-        return "the name alone".to_owned();
-    }
-    let part =
-        |cached: usize, all: usize, what: &str| (cached < all).then(|| format!("{cached} of {all} {what}"));
-    let parts = [
-        part(content.manifests_cached, content.manifests, "platforms"),
-        part(content.blobs_cached, content.blobs, "blobs"),
-    ];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { "all".to_owned() } else { parts.join(", ") }
 }

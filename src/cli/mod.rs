@@ -7,6 +7,7 @@ mod ask;
 mod check;
 mod client;
 mod explain;
+mod keeping;
 mod list;
 mod online;
 mod options;
@@ -14,6 +15,7 @@ mod refresh;
 mod report;
 mod scrub;
 mod serve;
+mod show;
 mod words;
 
 use std::io::Write;
@@ -22,15 +24,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use self::ask::ImageArgs;
 use self::check::CheckArgs;
 use self::client::ClientArgs;
-use self::explain::ExplainArgs;
 use self::list::ListArgs;
 use self::options::Options;
-use self::refresh::RefreshArgs;
 use self::report::Report;
 use self::scrub::ScrubArgs;
-use crate::config::Faults;
+use crate::config::{Config, Faults};
 
 /// The default configuration, as `tidelock config --defaults` prints it.
 const EXAMPLE: &str = include_str!("../../config.example.toml");
@@ -66,11 +67,19 @@ enum Command {
     /// Print the configuration that points a client at this mirror
     Client(ClientArgs),
     /// Why a pull would hit, wait, be stale or miss, and who would pay; asks the running mirror, spends nothing
-    Explain(ExplainArgs),
+    Explain(ImageArgs),
     /// What the running mirror remembers: each tag, what it means, and what of that is here
     List(ListArgs),
     /// Ask the upstream now what a tag means, however fresh it is; a free question unless the tag has moved
-    Refresh(RefreshArgs),
+    Refresh(ImageArgs),
+    /// What an image consists of, and what of that is here
+    Show(ImageArgs),
+    /// Keep an image from eviction, also what its tag means later
+    Pin(ImageArgs),
+    /// Let it be evicted when its turn comes
+    Unpin(ImageArgs),
+    /// Take an image out of the cache; layers that others need stay
+    Remove(ImageArgs),
     /// Hash anew what the running mirror keeps; what is damaged is taken out and fetched anew at the next pull
     Scrub(ScrubArgs),
     /// Print a shell's completion script
@@ -98,6 +107,9 @@ pub fn run() -> ExitCode {
 }
 
 fn execute(cli: &Cli) -> Report {
+    let asked = |command: fn(&ImageArgs, &Config) -> Report, arguments| {
+        cli.options.load().map(|config| command(arguments, &config))
+    };
     let outcome = match &cli.command {
         None | Some(Command::Serve) => serve::serve(&cli.options),
         Some(Command::Check(arguments)) if arguments.online => {
@@ -111,13 +123,13 @@ fn execute(cli: &Cli) -> Report {
         Some(Command::Client(arguments)) => {
             cli.options.load().map(|config| client::client(arguments, &config))
         }
-        Some(Command::Explain(arguments)) => {
-            cli.options.load().map(|config| explain::explain(arguments, &config))
-        }
+        Some(Command::Explain(arguments)) => asked(explain::explain, arguments),
         Some(Command::List(arguments)) => cli.options.load().map(|config| list::list(arguments, &config)),
-        Some(Command::Refresh(arguments)) => {
-            cli.options.load().map(|config| refresh::refresh(arguments, &config))
-        }
+        Some(Command::Show(arguments)) => asked(show::show, arguments),
+        Some(Command::Refresh(arguments)) => asked(refresh::refresh, arguments),
+        Some(Command::Pin(arguments)) => asked(keeping::pin, arguments),
+        Some(Command::Unpin(arguments)) => asked(keeping::unpin, arguments),
+        Some(Command::Remove(arguments)) => asked(keeping::remove, arguments),
         Some(Command::Scrub(arguments)) => cli.options.load().map(|config| scrub::scrub(arguments, &config)),
         Some(Command::Completions { shell }) => Ok(completions(*shell)),
     };

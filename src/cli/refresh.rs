@@ -1,38 +1,15 @@
 //! `tidelock refresh`: check a tag now.
 
-use clap::Args;
-use url::form_urlencoded;
+use http::Method;
 
-use super::ask;
+use super::ask::ImageArgs;
 use super::report::Report;
 use crate::admin::Refreshed;
 use crate::config::Config;
 
-/// What `refresh` takes.
-#[derive(Debug, Args)]
-pub(super) struct RefreshArgs {
-    /// The image, by its tag: nginx, ghcr.io/org/app:1
-    image: String,
-    /// The admin address of the mirror; by default as the configuration has it
-    #[arg(long, value_name = "URL")]
-    admin: Option<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
 /// Has the running mirror ask the upstream.
-pub(super) fn refresh(arguments: &RefreshArgs, config: &Config) -> Report {
-    let admin = match ask::address(arguments.admin.as_deref(), config) {
-        Ok(admin) => admin,
-        Err(fault) => return Report::misused(&fault),
-    };
-    let image: String = form_urlencoded::byte_serialize(arguments.image.as_bytes()).collect();
-    match ask::post::<Refreshed>(&admin, &format!("/api/v1/refresh?image={image}")) {
-        Ok((_, json)) if arguments.json => Report::done(json),
-        Ok((refreshed, _)) => Report::done(in_words(&refreshed)),
-        Err(error) => Report::failed(&error),
-    }
+pub(super) fn refresh(arguments: &ImageArgs, config: &Config) -> Report {
+    arguments.ask(Method::POST, "refresh", config, in_words)
 }
 
 fn in_words(refreshed: &Refreshed) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use url::{Url, form_urlencoded};
 
-use super::ask;
+use super::ask::{self, AdminArgs};
 use super::report::Report;
 use super::words::size;
 use crate::admin::Scrubbing;
@@ -21,12 +21,8 @@ pub(super) struct ScrubArgs {
     /// Begin, and do not wait for the end
     #[arg(long)]
     no_wait: bool,
-    /// The admin address of the mirror; by default as the configuration has it
-    #[arg(long, value_name = "URL")]
-    admin: Option<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 /// How often it is asked how far it is.
@@ -34,9 +30,9 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// Has the running mirror hash everything that it keeps, and waits until it has. One that is under way is joined.
 pub(super) fn scrub(arguments: &ScrubArgs, config: &Config) -> Report {
-    let admin = match ask::address(arguments.admin.as_deref(), config) {
+    let admin = match arguments.admin.address(config) {
         Ok(admin) => admin,
-        Err(fault) => return Report::misused(&fault),
+        Err(report) => return report,
     };
     let path = match arguments.rate.as_deref().map(|rate| (rate, rate.parse::<ByteSize>())) {
         None => "/api/v1/scrub".to_owned(),
@@ -48,11 +44,8 @@ pub(super) fn scrub(arguments: &ScrubArgs, config: &Config) -> Report {
             return Report::misused(&format!("--rate {rate:?} must be a size above 0, such as 20MiB"));
         }
     };
-    match follow(&admin, &path, arguments.no_wait) {
-        Ok((_, json)) if arguments.json => Report::done(json),
-        Ok((scrubbing, _)) => Report::done(format!("{}\n", in_words(&scrubbing))),
-        Err(error) => Report::failed(&error),
-    }
+    let answer = follow(&admin, &path, arguments.no_wait);
+    arguments.admin.report(answer, |scrubbing| format!("{}\n", in_words(scrubbing)))
 }
 
 fn follow(admin: &Url, path: &str, only_begin: bool) -> anyhow::Result<(Scrubbing, String)> {

@@ -1,4 +1,6 @@
-//! Sizes and times as one says them.
+//! Sizes, times and what is here, as one says them.
+
+use crate::admin::Content;
 
 /// With one decimal: nobody reads more of it.
 pub(super) fn size(bytes: u64) -> String {
@@ -18,6 +20,21 @@ pub(super) fn time(seconds: u64) -> String {
         3600..86_400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3600),
     }
+}
+
+/// How much of an image is here.
+pub(super) fn here(content: &Content) -> String {
+    if !content.manifest_cached {
+        return "the name alone".to_owned();
+    }
+    let part =
+        |cached: usize, all: usize, what: &str| (cached < all).then(|| format!("{cached} of {all} {what}"));
+    let parts = [
+        part(content.manifests_cached, content.manifests, "platforms"),
+        part(content.blobs_cached, content.blobs, "blobs"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "all".to_owned() } else { parts.join(", ") }
 }
 
 #[cfg(test)]

@@ -206,7 +206,10 @@ impl Inner {
             // Nothing is known of the subject: a client may have made it up, and rows would add up.
             Ok(stamp) if self.is_idle_list(target, name, &stamp) => Checked::Confirmed(stamp),
             Ok(stamp) => match self.store.set_name(&target.repository, name, stamp.clone()).await {
-                Ok(stamp) => Checked::Confirmed(stamp),
+                Ok(stamp) => {
+                    self.pin_follows(target, name).await;
+                    Checked::Confirmed(stamp)
+                }
                 Err(error) => {
                     tracing::debug!(repository = %target.repository, %name, %error, "a name could not be kept");
                     Checked::Confirmed(stamp)
@@ -220,6 +223,14 @@ impl Inner {
                 }
                 Checked::Failed(error)
             }
+        }
+    }
+
+    async fn pin_follows(self: &Arc<Self>, target: &Target, name: &Name) {
+        let Name::Tag(tag) = name else { return };
+        let reference = Reference::Tag(tag.clone());
+        if self.store.is_pinned(&target.repository, &reference) {
+            self.follow_pins(target, |pin| pin.reference == reference).await;
         }
     }
 
@@ -286,7 +297,12 @@ impl Inner {
 
     /// For upstreams that know no HEAD, or whose HEAD does not tell the digest: a counted GET, and the digest
     /// is computed here.
-    async fn fetch_by_tag(&self, target: &Target, tag: &Tag, errand: &Errand) -> Result<Stamp, Error> {
+    async fn fetch_by_tag(
+        self: &Arc<Self>,
+        target: &Target,
+        tag: &Tag,
+        errand: &Errand,
+    ) -> Result<Stamp, Error> {
         let client = Arc::clone(&self.upstream(target).client);
         let document = client.manifest(errand, &target.repository.name, &Reference::Tag(tag.clone())).await?;
         // What the answer says of itself must hold; where it says nothing there is nothing to hold it to.

@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use super::check::age_of;
+use super::inventory::Content;
 use super::{Inner, Mirror, Subject};
 use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
 use crate::lifecycle::now;
-use crate::oci::{Digest, Manifest, Reference, Tag};
+use crate::oci::{Digest, Reference, Tag};
 use crate::routing::Target;
 use crate::scheduler::{Payer, Refused};
 use crate::store::{Name, Stamp};
@@ -37,19 +38,6 @@ pub struct TagFacts {
     pub age: Duration,
     /// What is made of that.
     pub verdict: Verdict,
-}
-
-/// What is here of an image.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Content {
-    /// The manifest itself is here, and this repository is known to contain it.
-    pub is_cached: bool,
-    /// Manifests that it names, as an index does: how many of them are here, and how many there are.
-    pub manifests: (usize, usize),
-    /// Blobs that it, or the manifests here, name: likewise.
-    pub blobs: (usize, usize),
-    /// How many bytes all of that takes that is here; what other images share is counted with each.
-    pub bytes: u64,
 }
 
 /// What would come of a pull of the manifest.
@@ -93,11 +81,6 @@ impl Prospect {
 }
 
 impl Mirror {
-    /// What is here of the manifest `digest` of the target's repository, and of what it names.
-    pub async fn content(&self, target: &Target, digest: &Digest) -> Content {
-        self.0.content(target, digest).await
-    }
-
     /// Explains what a pull of `reference` by a waiting client would come to.
     pub async fn explain(&self, target: &Target, reference: &Reference) -> Explanation {
         self.0.explain(target, reference).await
@@ -162,38 +145,5 @@ impl Inner {
             Verdict::Check => Prospect::Check,
             Verdict::Absent => Prospect::Offline,
         }
-    }
-
-    async fn content(&self, target: &Target, digest: &Digest) -> Content {
-        let Some((top, bytes)) = self.manifest_here(target, digest).await else { return Content::default() };
-        let mut content =
-            Content { is_cached: true, manifests: (0, top.manifests.len()), blobs: (0, 0), bytes };
-        let mut blobs = top.blobs;
-        for child in top.manifests {
-            if let Some((child, bytes)) = self.manifest_here(target, &child.digest).await {
-                content.manifests.0 += 1;
-                content.bytes += bytes;
-                blobs.extend(child.blobs);
-            }
-        }
-        blobs.sort_unstable_by_key(|blob| blob.digest);
-        blobs.dedup_by_key(|blob| blob.digest);
-        content.blobs.1 = blobs.len();
-        for blob in blobs {
-            if self.proof(target, &blob.digest).is_some()
-                && let Some(size) = self.store.size(&blob.digest).await
-            {
-                content.blobs.0 += 1;
-                content.bytes += size;
-            }
-        }
-        content
-    }
-
-    /// It, and its size.
-    async fn manifest_here(&self, target: &Target, digest: &Digest) -> Option<(Manifest, u64)> {
-        self.proof(target, digest).filter(|link| link.is_manifest)?;
-        let document = self.store.peek(digest).await?;
-        Some((Manifest::parse(&document).unwrap_or_default(), document.len() as u64))
     }
 }

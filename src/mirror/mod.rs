@@ -13,6 +13,8 @@ mod check;
 mod document;
 mod error;
 mod explain;
+mod inventory;
+mod keeping;
 mod lists;
 mod manifest;
 mod passage;
@@ -27,7 +29,9 @@ use tokio::sync::watch;
 
 pub use check::Refreshed;
 pub use error::Error;
-pub use explain::{Content as CachedContent, Explanation, Prospect, TagFacts};
+pub use explain::{Explanation, Prospect, TagFacts};
+pub use inventory::{Content as CachedContent, Part};
+pub use keeping::{NotDone, Removed};
 pub use manifest::Asked;
 pub use passage::Passage;
 pub use served::{BlobAnswer, Content, ListAnswer, ManifestAnswer, Served};
@@ -61,6 +65,8 @@ struct Inner {
     troubles: moka::sync::Cache<(Repository, Name), Trouble>,
     // What manifests say of their blobs' sizes: a hint that makes room early and catches a wrong length.
     sizes: moka::sync::Cache<(Repository, Digest), u64>,
+    // One at a time says what is pinned, so that the last word is the latest.
+    pinning: tokio::sync::Mutex<()>,
     life: Lifecycle,
 }
 
@@ -136,6 +142,7 @@ impl Mirror {
             absent: absent.build(),
             troubles: moka::sync::Cache::new(MOST_ABSENT),
             sizes: moka::sync::Cache::builder().max_capacity(MOST_SIZES).time_to_live(SIZES_LIVE).build(),
+            pinning: tokio::sync::Mutex::default(),
             life: life.clone(),
         })))
     }

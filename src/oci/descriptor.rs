@@ -1,4 +1,4 @@
-use super::Digest;
+use super::{Digest, Platform};
 
 /// What one document says of another: its digest, size and type (image-spec descriptor.md).
 ///
@@ -11,4 +11,6 @@ pub struct Descriptor {
     pub digest: Digest,
     /// The size in bytes.
     pub size: u64,
+    /// For which platform a manifest is, where an index says so.
+    pub platform: Option<Platform>,
 }

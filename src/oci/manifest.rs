@@ -1,7 +1,7 @@
 use serde::Deserialize;
 
 use super::listing::object;
-use super::{Descriptor, Digest, media_type};
+use super::{Descriptor, Digest, Platform, media_type};
 
 /// Just enough of a manifest or index to know what it points to.
 ///
@@ -42,6 +42,8 @@ struct WireDescriptor {
     digest: String,
     #[serde(default)]
     size: u64,
+    #[serde(default)]
+    platform: serde_json::Value,
 }
 
 /// A layer of Docker's schema 1, which states no size.
@@ -62,7 +64,8 @@ impl Manifest {
             list.unwrap_or_default().into_iter().filter_map(WireDescriptor::known)
         };
         let schema_one = document.fs_layers.unwrap_or_default().into_iter().filter_map(|layer| {
-            WireDescriptor { media_type: String::new(), digest: layer.blob_sum, size: 0 }.known()
+            let (media_type, platform) = (String::new(), serde_json::Value::Null);
+            WireDescriptor { media_type, digest: layer.blob_sum, size: 0, platform }.known()
         });
         let config = document.config.and_then(WireDescriptor::known);
         let layers = known(document.layers).chain(known(document.blobs));
@@ -87,7 +90,8 @@ impl Manifest {
 impl WireDescriptor {
     fn known(self) -> Option<Descriptor> {
         let digest = self.digest.parse::<Digest>().ok()?;
-        Some(Descriptor { media_type: self.media_type, digest, size: self.size })
+        let platform = Platform::of(&self.platform);
+        Some(Descriptor { media_type: self.media_type, digest, size: self.size, platform })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the operator sees of what is kept, and says of it.
 
 use std::collections::HashSet;
+use std::ops::Bound;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -52,10 +53,16 @@ impl Store {
         let after =
             after.map(|(repository, tag)| (repository.to_string(), Name::Tag(tag.clone()).to_string()));
         let after = after.as_ref().map(|(repository, name)| (repository.as_str(), name.as_str()));
-        let found = self.0.index.tags(after, most).into_iter();
-        found
-            .filter_map(|(repository, tag, stamp)| Some((repository.parse().ok()?, tag.parse().ok()?, stamp)))
-            .collect()
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        read(self.0.index.tags(from, None, most))
+    }
+
+    /// All tags of `repository` that are remembered, in order.
+    pub fn tags_of(&self, repository: &Repository) -> Vec<(Tag, Stamp)> {
+        let repository = repository.to_string();
+        let from = Bound::Included((repository.as_str(), ""));
+        let found = read(self.0.index.tags(from, Some(&repository), usize::MAX));
+        found.into_iter().map(|(_, tag, stamp)| (tag, stamp)).collect()
     }
 
     /// The same for whoever only looks: it is not marked as used, and takes no hot one's place in memory.
@@ -93,10 +100,20 @@ impl Store {
 
     /// The pins in `repository`, or all of them, in order.
     pub fn pins(&self, repository: Option<&Repository>) -> Vec<Pin> {
-        let pins = self.0.index.pins(repository).into_iter().filter_map(|(repository, reference, digests)| {
-            Some(Pin { repository: repository.parse().ok()?, reference: reference.parse().ok()?, digests })
-        });
+        let pins =
+            self.0.index.pins(repository).into_iter().filter_map(|(repository, reference, digests)| {
+                Some(Pin {
+                    repository: repository.parse().ok()?,
+                    reference: reference.parse().ok()?,
+                    digests,
+                })
+            });
         pins.collect()
+    }
+
+    /// Whether there is a pin of `reference`.
+    pub fn is_pinned(&self, repository: &Repository, reference: &Reference) -> bool {
+        self.0.index.is_pinned(repository, reference)
     }
 
     /// Keeps what `pin` names from eviction, in place of what an earlier pin of the same reference named. What is not
@@ -142,4 +159,12 @@ impl Store {
         }
         Ok(bytes)
     }
+}
+
+/// What cannot be read is none of ours.
+fn read(found: Vec<(String, String, Stamp)>) -> Vec<(Repository, Tag, Stamp)> {
+    let read = found
+        .into_iter()
+        .filter_map(|(repository, tag, stamp)| Some((repository.parse().ok()?, tag.parse().ok()?, stamp)));
+    read.collect()
 }

@@ -1,6 +1,6 @@
 //! `tidelock explain` and the operator's API: what would come of a pull, without asking anybody.
 
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -34,13 +34,6 @@ async fn explained(house: &House, image: &str) -> Value {
 }
 
 /// The program itself, against a running house.
-async fn run(house: &House, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidelock"));
-    let admin = house.admin_url();
-    command.env_clear().arg("explain").args(arguments).args(["--admin", &admin]);
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
 #[tokio::test]
 async fn before_and_after_a_pull() {
     let (fake, image, house) = scene(100).await;
@@ -110,7 +103,7 @@ async fn the_command_says_it_in_words() {
     house.client().one_platform().pull("library/app", "v1").await.unwrap();
     house.settled().await;
     let asked = fake.total();
-    let output = run(&house, &["app:v1"]).await;
+    let output = house.command(&["explain", "app:v1"]).await;
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for said in [
@@ -124,12 +117,12 @@ async fn the_command_says_it_in_words() {
     ] {
         assert!(text.contains(said), "`{said}` in\n{text}");
     }
-    let json = run(&house, &["app:v1", "--json"]).await;
+    let json = house.command(&["explain", "app:v1", "--json"]).await;
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["prospect"], "hit");
     assert_eq!(fake.total(), asked);
 
-    let unknown = run(&house, &["ghcr.io/a/b"]).await;
+    let unknown = house.command(&["explain", "ghcr.io/a/b"]).await;
     assert_eq!(unknown.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("no upstream for ghcr.io"));
 }

@@ -1,7 +1,5 @@
 //! `tidelock list` and the operator's API behind it: what is remembered, without asking anybody.
 
-use std::process::{Command, Output};
-
 use serde_json::Value;
 
 use crate::support::house::House;
@@ -21,13 +19,6 @@ async fn scene() -> (FakeRegistry, House, Image) {
     }
     house.settled().await;
     (fake, house, both)
-}
-
-async fn run(house: &House, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidelock"));
-    let admin = house.admin_url();
-    command.env_clear().arg("list").args(arguments).args(["--admin", &admin]);
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 fn names(page: &Value) -> Vec<&str> {
@@ -68,7 +59,7 @@ async fn pages_that_cannot_be_asked_for() {
 #[tokio::test]
 async fn the_command_lists_what_matches() {
     let (_fake, house, _) = scene().await;
-    let output = run(&house, &["docker.io/library/**"]).await;
+    let output = house.command(&["list", "docker.io/library/**"]).await;
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let lines: Vec<&str> = text.lines().collect();
@@ -78,6 +69,6 @@ async fn the_command_lists_what_matches() {
         "{text}"
     );
     assert!(lines[2].starts_with("docker.io/library/app:v2 ") && lines[2].ends_with(" all"), "{text}");
-    let json: Value = serde_json::from_slice(&run(&house, &["--json"]).await.stdout).unwrap();
+    let json: Value = serde_json::from_slice(&house.command(&["list", "--json"]).await.stdout).unwrap();
     assert_eq!(json.as_array().unwrap().len(), 3);
 }

@@ -20,6 +20,7 @@ mod flights;
 mod floors;
 mod freshness;
 mod headers;
+mod keeping;
 mod killed;
 mod list;
 mod lists;

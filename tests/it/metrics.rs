@@ -145,6 +145,7 @@ async fn known_series_are_there_from_the_start() {
     for name in [
         "cache_bytes",
         "cache_blobs",
+        "cache_pinned_bytes",
         "flights",
         "flight_followers",
         "cache_failures_total",

@@ -1,6 +1,6 @@
 //! `tidelock refresh` and the operator's API behind it: a tag is asked about now.
 
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use http::Method;
@@ -29,13 +29,6 @@ async fn scene() -> (FakeRegistry, House, Image) {
 async fn refresh(house: &House, path: &str) -> (u16, Value) {
     let answer = house.admin().request(Method::POST, path, &[]).await;
     (answer.status, answer.json())
-}
-
-async fn run(house: &House, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidelock"));
-    let admin = house.admin_url();
-    command.env_clear().arg("refresh").args(arguments).args(["--admin", &admin]);
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 #[tokio::test]
@@ -93,12 +86,12 @@ async fn what_cannot_be_refreshed() {
 async fn the_command_says_whether_it_moved() {
     let (fake, house, image) = scene().await;
     let said = |output: Output| String::from_utf8(output.stdout).unwrap();
-    let same = said(run(&house, &["app:v1"]).await);
+    let same = said(house.command(&["refresh", "app:v1"]).await);
     assert_eq!(same, format!("docker.io/library/app:v1 still means {}\n", image.digest()));
     let next = Image::layers(2, &[200]);
     fake.push("library/app", "v1", &next);
-    let moved = said(run(&house, &["app:v1"]).await);
+    let moved = said(house.command(&["refresh", "app:v1"]).await);
     assert!(moved.contains(&format!("means {} now; it meant {}", next.digest(), image.digest())), "{moved}");
-    let none = run(&house, &["app:none"]).await;
+    let none = house.command(&["refresh", "app:none"]).await;
     assert_eq!(none.status.code(), Some(1));
 }

@@ -166,6 +166,15 @@ impl Index {
         found.unwrap_or_default()
     }
 
+    /// Whether there is a pin of this.
+    pub(super) fn is_pinned(&self, repository: &Repository, reference: &Reference) -> bool {
+        let (repository, reference) = (repository.to_string(), reference.to_string());
+        let found = self.shelf.read(|read| {
+            Ok(read.open_table(PINS)?.get((repository.as_str(), reference.as_str()))?.map(|_| ()))
+        });
+        found.is_some()
+    }
+
     /// Every pin in `repository`, or in all of them: the reference, and what it holds.
     pub(super) fn pins(&self, repository: Option<&Repository>) -> Vec<(String, String, Vec<Digest>)> {
         let repository = repository.map(Repository::to_string);
@@ -207,16 +216,22 @@ impl Index {
         found.unwrap_or_default()
     }
 
-    /// The next `most` tags behind that of `after`, in the order of repositories and tags.
-    pub(super) fn tags(&self, after: Option<(&str, &str)>, most: usize) -> Vec<(String, String, Stamp)> {
+    /// The next `most` tags from `from` on, in the order of repositories and tags; only of `within`, where that is given.
+    pub(super) fn tags(
+        &self,
+        from: Bound<(&str, &str)>,
+        within: Option<&str>,
+        most: usize,
+    ) -> Vec<(String, String, Stamp)> {
         let found = self.shelf.read(|read| {
             let names = read.open_table(NAMES)?;
             let mut found = Vec::new();
-            for row in names
-                .range::<(&str, &str)>((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))?
-            {
+            for row in names.range::<(&str, &str)>((from, Bound::Unbounded))? {
                 let (at, row) = row?;
                 let (repository, name) = at.value();
+                if within.is_some_and(|within| within != repository) {
+                    break;
+                }
                 let tag = name.strip_prefix(TAG);
                 let tag =
                     tag.and_then(|tag| Some((repository.to_owned(), tag.to_owned(), stamp(row.value())?)));

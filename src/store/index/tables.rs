@@ -253,7 +253,9 @@ impl<'t> Tables<'t> {
 /// The keys of digests, one after the other.
 pub(super) fn parse_keys(mut keys: &[u8]) -> Vec<Digest> {
     let mut digests = Vec::new();
-    while let Some((own, rest)) = keys.first().and_then(|first| keys.split_at_checked(if *first == 1 { 33 } else { 65 })) {
+    while let Some((own, rest)) =
+        keys.first().and_then(|first| keys.split_at_checked(if *first == 1 { 33 } else { 65 }))
+    {
         digests.extend(super::parse_key(own));
         keys = rest;
     }

@@ -1,0 +1,178 @@
+//! What is asked about images, and said of them.
+
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+
+use super::{Answer, json, named, parameter};
+use crate::admin::types::{Image, Images, Pinned, Refreshed, Removed, Shown};
+use crate::admin::{Admin, answer};
+use crate::mirror::{self, NotDone};
+use crate::oci::{ImageReference, Reference, Repository, Tag};
+use crate::scheduler::{ClientAddr, Errand, Priority};
+use crate::server::Body;
+use crate::store::Name;
+
+/// How long a check that an operator asked for may wait for its turn.
+const LONGEST_HOLD: Duration = Duration::from_secs(5);
+/// And the operator for its end: `tidelock` itself waits a little longer.
+const LONGEST_ASKING: Duration = Duration::from_secs(8);
+
+/// Images of a page, where the query does not say.
+const DEFAULT_PAGE: usize = 100;
+/// And where it wants more than anybody can look at: for each of them its manifests are read.
+const LARGEST_PAGE: usize = 1_000;
+
+/// A page of the tags that are remembered, behind the one that the query names. Those of an upstream that is no longer
+/// configured are left out: nobody could pull them.
+pub(in crate::admin) async fn images(admin: &Admin, query: Option<&str>) -> Response<Body> {
+    let refuse = |code, message: &str| answer::error(StatusCode::BAD_REQUEST, code, message);
+    let after = match parameter(query, "after").map(|after| tagged(&after)).transpose() {
+        Ok(after) => after,
+        Err(message) => return refuse("after_invalid", &message),
+    };
+    let limit = parameter(query, "limit").map_or(Ok(DEFAULT_PAGE), |limit| limit.parse::<usize>());
+    let Some(limit) = limit.ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit)) else {
+        return refuse("limit_invalid", &format!("limit is how many images a page has, 1 to {LARGEST_PAGE}"));
+    };
+    let after = after.as_ref().map(|(repository, tag)| (repository, tag));
+    let store = admin.mirror.store();
+    let found = store.tags(after, limit);
+    let is_last = found.len() < limit;
+    let rules = admin.rules.load_full();
+    let (mut images, mut next) = (Vec::new(), None);
+    for (Repository { registry, name: repository }, tag, stamp) in found {
+        let target = rules.router.route(Some(&registry), None, &repository);
+        let image = ImageReference { registry, repository, reference: Reference::Tag(tag) };
+        if let Ok(target) = target {
+            let content = admin.mirror.content(&target, &stamp.digest).await;
+            let is_pinned = store.is_pinned(&target.repository, &image.reference);
+            let kept = store.kept(&stamp.digest);
+            images.push(Image::new(&image, stamp, kept, is_pinned, content));
+        }
+        next = Some(image.to_string());
+    }
+    json(&Images { images, next: next.filter(|_| !is_last) })
+}
+
+/// Asks the upstream what the tag that the query names means now.
+pub(in crate::admin) async fn refresh(admin: &Admin, query: Option<&str>) -> Answer {
+    let (image, target) = named(admin, query)?;
+    let Reference::Tag(tag) = image.reference.clone() else {
+        let message = "A digest means what it means: name an image by its tag.";
+        return Ok(answer::error(StatusCode::BAD_REQUEST, "image_invalid", message));
+    };
+    let mirror = admin.mirror.clone();
+    // Where clients are served: connections to upstreams live on the runtime that they were made on.
+    let asking = admin.work.spawn(async move {
+        let errand = Errand::of(ClientAddr::NOBODY).at(Priority::Revalidation).held_for(LONGEST_HOLD);
+        mirror.refresh(&target, &tag, &errand).await
+    });
+    Ok(match tokio::time::timeout(LONGEST_ASKING, asking).await {
+        Ok(Ok(Ok(refreshed))) => json(&Refreshed::new(&image, refreshed)),
+        Ok(Ok(Err(error))) => not_refreshed(&error),
+        Ok(Err(_)) => given_up(),
+        Err(_) => {
+            let message =
+                format!("{image}: no answer within {LONGEST_ASKING:?}; the check goes on by itself.");
+            answer::error(StatusCode::GATEWAY_TIMEOUT, "timed_out", &message)
+        }
+    })
+}
+
+/// What the image that the query names consists of.
+pub(in crate::admin) async fn show(admin: &Admin, query: Option<&str>) -> Answer {
+    let (image, target) = named(admin, query)?;
+    let store = admin.mirror.store();
+    let stamp = match &image.reference {
+        Reference::Tag(tag) => store.name(&target.repository, &Name::Tag(tag.clone())),
+        Reference::Digest(_) => None,
+    };
+    let digest = match (&image.reference, &stamp) {
+        (Reference::Digest(digest), _) => *digest,
+        (Reference::Tag(_), Some(stamp)) => stamp.digest,
+        (Reference::Tag(_), None) => return Ok(not_done(&image, &NotDone::Unknown)),
+    };
+    let is_pinned = store.is_pinned(&target.repository, &image.reference);
+    let parts = admin.mirror.parts(&target, &digest).await;
+    if stamp.is_none() && parts.iter().all(|part| part.kept.is_none()) {
+        return Ok(not_done(&image, &NotDone::Unknown));
+    }
+    Ok(json(&Shown::new(&image, &digest, stamp, is_pinned, parts)))
+}
+
+/// Keeps it from eviction.
+pub(in crate::admin) async fn pin(admin: &Admin, query: Option<&str>) -> Answer {
+    let (image, target) = named(admin, query)?;
+    Ok(match admin.mirror.pin(&target, &image.reference).await {
+        Ok(digest) => {
+            let content = Some(admin.mirror.content(&target, &digest).await.into());
+            json(&Pinned { image: image.to_string(), pinned: true, content })
+        }
+        Err(error) => not_done(&image, &error),
+    })
+}
+
+/// Lets it be evicted.
+pub(in crate::admin) async fn unpin(admin: &Admin, query: Option<&str>) -> Answer {
+    let (image, target) = named(admin, query)?;
+    Ok(match admin.mirror.unpin(&target, &image.reference).await {
+        Ok(()) => json(&Pinned { image: image.to_string(), pinned: false, content: None }),
+        Err(error) => not_done(&image, &error),
+    })
+}
+
+/// Takes it out.
+pub(in crate::admin) async fn remove(admin: &Admin, query: Option<&str>) -> Answer {
+    let (image, target) = named(admin, query)?;
+    let (mirror, reference) = (admin.mirror.clone(), image.reference.clone());
+    // Once begun it is done, even if whoever asked goes away.
+    let removing = admin.work.spawn(async move { mirror.remove(&target, &reference).await });
+    Ok(match removing.await {
+        Ok(Ok(removed)) => json(&Removed {
+            image: image.to_string(),
+            digest: removed.digest.to_string(),
+            bytes: removed.bytes,
+        }),
+        Ok(Err(error)) => not_done(&image, &error),
+        Err(_) => given_up(),
+    })
+}
+
+fn not_done(image: &ImageReference, error: &NotDone) -> Response<Body> {
+    let (status, code) = match error {
+        NotDone::Unknown => (StatusCode::NOT_FOUND, "image_unknown"),
+        NotDone::TooLarge { .. } => (StatusCode::CONFLICT, "too_large"),
+        NotDone::Pinned => (StatusCode::CONFLICT, "pinned"),
+        NotDone::NotPinned => (StatusCode::CONFLICT, "not_pinned"),
+        NotDone::Named(_) => (StatusCode::CONFLICT, "tagged"),
+        NotDone::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cache"),
+    };
+    answer::error(status, code, &format!("{image}: {error}"))
+}
+
+fn given_up() -> Response<Body> {
+    let message = "It was given up inside the mirror; its log says why.";
+    answer::error(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+}
+
+fn not_refreshed(error: &mirror::Error) -> Response<Body> {
+    let (status, code) = match error {
+        mirror::Error::Offline => (StatusCode::CONFLICT, "offline"),
+        error if error.is_absence() => (StatusCode::NOT_FOUND, "not_found"),
+        _ => (StatusCode::BAD_GATEWAY, "upstream"),
+    };
+    answer::error(status, code, &error.to_string())
+}
+
+/// An image by tag, as `next` of a page has it.
+fn tagged(text: &str) -> Result<(Repository, Tag), String> {
+    let image: ImageReference = text.parse().map_err(|fault: crate::oci::Malformed| fault.to_string())?;
+    let repository = Repository { registry: image.registry, name: image.repository };
+    match image.reference {
+        Reference::Tag(tag) => Ok((repository, tag)),
+        Reference::Digest(_) => {
+            Err("after names an image by its tag, as `next` of the page before does".to_owned())
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Images, as the API speaks of them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::now;
+use crate::mirror::{self, CachedContent, Part};
+use crate::oci::{Digest, ImageReference, Platform};
+use crate::store::{Kept, Stamp};
+
+/// What is here of an image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Content {
+    /// The manifest itself.
+    pub manifest_cached: bool,
+    /// Of the manifests that an index names, so many are here.
+    pub manifests_cached: usize,
+    /// And so many there are.
+    pub manifests: usize,
+    /// Of the blobs that are named by what is here, so many are here.
+    pub blobs_cached: usize,
+    /// And so many there are.
+    pub blobs: usize,
+    /// What all of that takes that is here; what other images share is counted with each.
+    pub bytes: u64,
+    /// For which platforms the manifests are that are here: `linux/amd64`.
+    pub platforms: Vec<String>,
+}
+
+/// `/api/v1/images`: what tags are remembered, in the order of their names, a page at a time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Images {
+    /// Those of this page.
+    pub images: Vec<Image>,
+    /// With it as `after` the next page is asked for; none at the end.
+    pub next: Option<String>,
+}
+
+/// One tag, and what is here of what it means.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Image {
+    /// The whole reference.
+    pub image: String,
+    /// What it means.
+    pub digest: String,
+    /// The type of that.
+    pub media_type: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// How long ago the upstream confirmed it.
+    pub age_seconds: u64,
+    /// When its manifest was last used, in seconds since 1970; none where that is not here.
+    pub last_use: Option<u64>,
+    /// It is not evicted.
+    pub pinned: bool,
+    /// What is here of it.
+    pub content: Content,
+}
+
+/// `/api/v1/image`: what an image consists of, and what of that is here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Shown {
+    /// The image, as it was understood.
+    pub image: String,
+    /// What it means.
+    pub digest: String,
+    /// Since when a tag means that, in seconds since 1970.
+    pub since: Option<u64>,
+    /// How long ago the upstream confirmed that.
+    pub age_seconds: Option<u64>,
+    /// It is not evicted.
+    pub pinned: bool,
+    /// What is here, in sum.
+    pub content: Content,
+    /// The manifest itself first, then those that it names.
+    pub manifests: Vec<ManifestPart>,
+    /// Configs and layers.
+    pub blobs: Vec<BlobPart>,
+}
+
+/// A manifest that an image consists of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ManifestPart {
+    /// For which platform it is, where that is known.
+    pub platform: Option<String>,
+    /// It, as any part.
+    #[serde(flatten)]
+    pub part: BlobPart,
+}
+
+/// A blob, or what a manifest has in common with one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlobPart {
+    /// Its digest.
+    pub digest: String,
+    /// Its type, as the document says that names it.
+    pub media_type: String,
+    /// Its size in bytes; 0 where nobody says.
+    pub size: u64,
+    /// It is here.
+    pub cached: bool,
+    /// When it was last used, in seconds since 1970.
+    pub last_use: Option<u64>,
+    /// It is not evicted.
+    pub pinned: bool,
+}
+
+/// `/api/v1/refresh`: what a tag means, asked of the upstream at this moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Refreshed {
+    /// The image, as it was understood.
+    pub image: String,
+    /// What it means.
+    pub digest: String,
+    /// What it was remembered to mean; none where it was not known here.
+    pub before: Option<String>,
+}
+
+/// `/api/v1/pin` and `/api/v1/unpin`: whether an image may be evicted from now on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pinned {
+    /// The image, as it was understood.
+    pub image: String,
+    /// It is not evicted.
+    pub pinned: bool,
+    /// What is here of it.
+    pub content: Option<Content>,
+}
+
+/// `/api/v1/remove`: what was taken out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Removed {
+    /// The image, as it was understood.
+    pub image: String,
+    /// What it meant.
+    pub digest: String,
+    /// How many bytes went; what other images need is still here.
+    pub bytes: u64,
+}
+
+impl Shown {
+    pub(crate) fn new(
+        image: &ImageReference,
+        digest: &Digest,
+        stamp: Option<Stamp>,
+        pinned: bool,
+        parts: Vec<Part>,
+    ) -> Shown {
+        let content = CachedContent::of(&parts).into();
+        let (manifests, blobs): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.is_manifest);
+        let age = |stamp: &Stamp| now().duration_since(stamp.confirmed).unwrap_or_default().as_secs();
+        Shown {
+            image: image.to_string(),
+            digest: digest.to_string(),
+            since: stamp.as_ref().map(|stamp| seconds(stamp.since)),
+            age_seconds: stamp.as_ref().map(age),
+            pinned,
+            content,
+            manifests: manifests.into_iter().map(ManifestPart::from).collect(),
+            blobs: blobs.into_iter().map(BlobPart::from).collect(),
+        }
+    }
+}
+
+impl From<Part> for ManifestPart {
+    fn from(part: Part) -> Self {
+        let platform = part.descriptor.platform.as_ref().map(Platform::to_string);
+        ManifestPart { platform, part: part.into() }
+    }
+}
+
+impl From<Part> for BlobPart {
+    fn from(Part { descriptor, kept, .. }: Part) -> Self {
+        BlobPart {
+            digest: descriptor.digest.to_string(),
+            media_type: descriptor.media_type,
+            size: kept.map_or(descriptor.size, |kept| kept.size),
+            cached: kept.is_some(),
+            last_use: kept.map(|kept| seconds(kept.last_use)),
+            pinned: kept.is_some_and(|kept| kept.is_pinned),
+        }
+    }
+}
+
+impl Refreshed {
+    pub(crate) fn new(image: &ImageReference, refreshed: mirror::Refreshed) -> Refreshed {
+        Refreshed {
+            image: image.to_string(),
+            digest: refreshed.now.to_string(),
+            before: refreshed.before.map(|digest| digest.to_string()),
+        }
+    }
+}
+
+impl Image {
+    pub(crate) fn new(
+        image: &ImageReference,
+        stamp: Stamp,
+        kept: Option<Kept>,
+        pinned: bool,
+        content: CachedContent,
+    ) -> Image {
+        Image {
+            image: image.to_string(),
+            digest: stamp.digest.to_string(),
+            media_type: stamp.media_type,
+            since: seconds(stamp.since),
+            // Of a clock that was set back nothing can be said.
+            age_seconds: now().duration_since(stamp.confirmed).unwrap_or_default().as_secs(),
+            last_use: kept.map(|kept| seconds(kept.last_use)),
+            pinned,
+            content: content.into(),
+        }
+    }
+}
+
+impl From<CachedContent> for Content {
+    fn from(content: CachedContent) -> Self {
+        Content {
+            manifest_cached: content.is_cached,
+            manifests_cached: content.manifests.0,
+            manifests: content.manifests.1,
+            blobs_cached: content.blobs.0,
+            blobs: content.blobs.1,
+            bytes: content.bytes,
+            platforms: content.platforms.iter().map(Platform::to_string).collect(),
+        }
+    }
+}
+
+/// Since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,201 @@
+//! `tidelock show`, `pin`, `unpin` and `remove`, and the operator's API behind them.
+
+use http::Method;
+use serde_json::Value;
+use tidelock::config::{ByteSize, SizeLimit};
+
+use crate::support::eventually::eventually_eq;
+use crate::support::house::House;
+use crate::support::images::Image;
+use crate::support::registry::FakeRegistry;
+
+const LAYER: usize = 300_000;
+const LIMIT: u64 = 1_000_000;
+
+/// A small cache over many images, each of one large layer.
+async fn scene() -> (FakeRegistry, House) {
+    let fake = FakeRegistry::start().await;
+    for n in 0..6 {
+        fake.push("library/app", &format!("v{n}"), &Image::layers(n, &[LAYER]));
+    }
+    let house = House::with(&fake, |config| config.cache.max_size = SizeLimit::Bytes(ByteSize(LIMIT))).await;
+    (fake, house)
+}
+
+async fn pull(house: &House, reference: &str) {
+    house.client().pull("library/app", reference).await.unwrap();
+    house.settled().await;
+}
+
+async fn post(house: &House, verb: &str, image: &str) -> (u16, Value) {
+    let path = format!("/api/v1/{verb}?image={image}");
+    let answer = house.admin().request(Method::POST, &path, &[]).await;
+    (answer.status, answer.json())
+}
+
+async fn done(house: &House, verb: &str, image: &str) -> Value {
+    let (status, body) = post(house, verb, image).await;
+    assert_eq!(status, 200, "{body}");
+    body
+}
+
+async fn refused(house: &House, verb: &str, image: &str) -> (u16, String) {
+    let (status, body) = post(house, verb, image).await;
+    (status, body["error"]["code"].as_str().unwrap().to_owned())
+}
+
+async fn show(house: &House, image: &str) -> Value {
+    house.admin().get(&format!("/api/v1/image?image={image}")).await.json()
+}
+
+/// How often a blob was fetched when it was pulled once more.
+async fn blobs_fetched_by(house: &House, fake: &FakeRegistry, reference: &str) -> usize {
+    fake.clear();
+    pull(house, reference).await;
+    fake.log().matching(|record| record.method == "GET" && record.path.contains("/blobs/")).len()
+}
+
+#[tokio::test]
+async fn what_is_pinned_is_not_evicted_until_it_is_unpinned() {
+    let (fake, house) = scene().await;
+    pull(&house, "v0").await;
+    let pinned = done(&house, "pin", "app:v0").await;
+    assert_eq!((&pinned["pinned"], &pinned["content"]["blobs_cached"]), (&true.into(), &2.into()));
+    let house = house.restart(|_| {}).await;
+    for n in 1..6 {
+        pull(&house, &format!("v{n}")).await;
+    }
+    assert_eq!(blobs_fetched_by(&house, &fake, "v0").await, 0, "it is here");
+    assert!(house.metric("tidelock_cache_pinned_bytes").await > LAYER as f64);
+    let images = house.admin().get("/api/v1/images").await.json();
+    assert_eq!(
+        (&images["images"][0]["pinned"], &images["images"][1]["pinned"]),
+        (&true.into(), &false.into())
+    );
+
+    assert_eq!(done(&house, "unpin", "app:v0").await["pinned"], false);
+    assert_eq!(refused(&house, "unpin", "app:v0").await, (409, "not_pinned".to_owned()));
+    for n in 1..6 {
+        pull(&house, &format!("v{n}")).await;
+    }
+    assert!(blobs_fetched_by(&house, &fake, "v0").await > 0, "its turn came");
+}
+
+#[tokio::test]
+async fn a_pin_follows_its_tag() {
+    let (fake, house) = scene().await;
+    pull(&house, "v0").await;
+    done(&house, "pin", "app:v0").await;
+    let next = Image::index(vec![Image::layers(7, &[LAYER]), Image::layers(8, &[1000])]);
+    fake.push("library/app", "v0", &next);
+    house.client().one_platform().pull("library/app", "v0").await.unwrap();
+    house.settled().await;
+    let shown = show(&house, "app:v0").await;
+    assert_eq!((&shown["digest"], &shown["pinned"]), (&next.digest().into(), &true.into()));
+    let blobs = shown["blobs"].as_array().unwrap();
+    assert!(blobs.len() == 2 && blobs.iter().all(|blob| blob["pinned"] == true), "{shown}");
+    let pinned = house.metric("tidelock_cache_pinned_bytes").await;
+    assert!((LAYER as f64..LAYER as f64 + 10_000.0).contains(&pinned), "the old one is let go: {pinned}");
+    // The other platform comes later.
+    house.client().pull("library/app", "v0").await.unwrap();
+    house.settled().await;
+    let blobs = show(&house, "app:v0").await["blobs"].clone();
+    assert_eq!(blobs.as_array().unwrap().iter().filter(|blob| blob["pinned"] == true).count(), 4, "{blobs}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_pinned() {
+    let (_fake, house) = scene().await;
+    for n in 0..3 {
+        pull(&house, &format!("v{n}")).await;
+        done(&house, "pin", &format!("app:v{n}")).await;
+    }
+    // It came through uncached: there is no room but what is pinned.
+    pull(&house, "v3").await;
+    assert_eq!(refused(&house, "pin", "app:v3").await, (409, "too_large".to_owned()));
+    assert_eq!(refused(&house, "pin", "app:none").await, (404, "image_unknown".to_owned()));
+    assert_eq!(refused(&house, "pin", "UPPER").await, (400, "image_invalid".to_owned()));
+    assert_eq!(refused(&house, "pin", "ghcr.io/a/b").await, (404, "no_upstream".to_owned()));
+    assert_eq!(house.admin().get("/api/v1/pin?image=app:v0").await.status, 405);
+    assert!(house.metric("tidelock_cache_bytes").await <= LIMIT as f64);
+}
+
+#[tokio::test]
+async fn what_is_removed_goes_and_what_others_need_stays() {
+    let (fake, house) = scene().await;
+    let [shared, own] = [Image::layers(20, &[1000]), Image::layers(21, &[2000])];
+    fake.push("library/app", "both", &Image::index(vec![shared.clone(), own.clone()]));
+    fake.push("library/app", "one", &shared);
+    fake.push("library/other", "one", &own);
+    for (repository, tag) in [("library/app", "both"), ("library/app", "one"), ("library/other", "one")] {
+        house.client().pull(repository, tag).await.unwrap();
+    }
+    house.settled().await;
+    let before = house.metric("tidelock_cache_bytes").await;
+    let removed = done(&house, "remove", "app:both").await;
+    // The index alone: one image has another tag, the other one another repository.
+    let bytes = removed["bytes"].as_u64().unwrap();
+    assert!(bytes > 0 && bytes < 1000, "{removed}");
+    assert_eq!(house.metric("tidelock_cache_bytes").await, before - bytes as f64);
+    assert_eq!(house.metric("tidelock_evicted_bytes_total{reason=\"removed\"}").await, bytes as f64);
+    assert_eq!(refused(&house, "remove", "app:both").await, (404, "image_unknown".to_owned()));
+    fake.clear();
+    house.client().pull("library/app", "one").await.unwrap();
+    house.client().pull("library/other", "one").await.unwrap();
+    assert_eq!(fake.log().matching(|record| record.method == "GET").len(), 0, "they are here");
+    // By this repository nobody sees the other one's any more, before the upstream has shown that it may.
+    fake.clear();
+    let path = format!("/v2/library/app/manifests/{}", own.digest());
+    assert_eq!(house.client().get(&path).await.status, 200);
+    assert_eq!(fake.log().matching(|record| record.method == "HEAD").len(), 1);
+    house.client().pull("library/app", "both").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed() {
+    let (_fake, house) = scene().await;
+    pull(&house, "v0").await;
+    let digest = show(&house, "app:v0").await["digest"].as_str().unwrap().to_owned();
+    assert_eq!(refused(&house, "remove", &format!("app@{digest}")).await, (409, "tagged".to_owned()));
+    done(&house, "pin", "app:v0").await;
+    assert_eq!(refused(&house, "remove", "app:v0").await, (409, "pinned".to_owned()));
+    done(&house, "unpin", "app:v0").await;
+    done(&house, "remove", "app:v0").await;
+    eventually_eq(0.0, || house.metric("tidelock_cache_blobs")).await;
+    // By its digest alone.
+    let answer = house.client().get(&format!("/v2/library/app/manifests/{digest}")).await;
+    assert_eq!(answer.status, 200);
+    house.settled().await;
+    eventually_eq(200, || async {
+        house.admin().get(&format!("/api/v1/image?image=app@{digest}")).await.status
+    })
+    .await;
+    done(&house, "remove", &format!("app@{digest}")).await;
+    assert_eq!(house.metric("tidelock_cache_blobs").await, 0.0);
+}
+
+#[tokio::test]
+async fn the_commands_say_what_they_did() {
+    let (_fake, house) = scene().await;
+    pull(&house, "v0").await;
+    let said = async |arguments: &[&str]| {
+        let output = house.command(arguments).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let pinned = said(&["pin", "app:v0"]).await;
+    assert!(pinned.starts_with("docker.io/library/app:v0 is not evicted any more (29"), "{pinned}");
+    assert!(pinned.ends_with(" KiB; here: all)\n"), "{pinned}");
+    let shown = said(&["show", "app:v0"]).await;
+    assert!(shown.contains("pinned     yes") && shown.contains("linux/amd64"), "{shown}");
+    assert!(said(&["list"]).await.contains("all, pinned"));
+    assert!(said(&["unpin", "app:v0"]).await.contains("may be evicted"));
+    assert!(said(&["remove", "app:v0"]).await.contains("is removed; it meant sha256:"));
+    let json: Value = serde_json::from_str(&said(&["list", "--json"]).await).unwrap();
+    assert_eq!(json, Value::Array(Vec::new()));
+    let again = house.command(&["remove", "app:v0"]).await;
+    assert_eq!(again.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&again.stderr).contains("docker.io/library/app:v0: it is not known here")
+    );
+}
