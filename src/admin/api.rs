@@ -1,6 +1,7 @@
 //! `/api/v1/…`: JSON for `tidelock` itself and for scripts.
 
 pub(super) mod images;
+pub(super) mod status;
 
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -91,7 +92,7 @@ fn parameter(query: Option<&str>, name: &str) -> Option<String> {
     pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
-fn json(value: &impl Serialize) -> Response<Body> {
+pub(super) fn json(value: &impl Serialize) -> Response<Body> {
     let body = serde_json::to_string(value).expect("numbers and texts are JSON");
     answer::typed(StatusCode::OK, "application/json", format!("{body}\n"))
 }

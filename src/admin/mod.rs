@@ -10,6 +10,7 @@
 mod answer;
 mod api;
 mod guard;
+mod history;
 mod pages;
 mod process;
 mod types;
@@ -17,28 +18,33 @@ mod types;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::MissedTickBehavior;
 
 pub use types::{
-    Account, BlobPart, Budgets, Content, Down, Explained, Image, Images, ManifestPart, Payment, Pinned,
-    Refreshed, Removed, Scrubbing, Shown, Spender, Tag, UpstreamBudget, Waiting,
+    Account, BlobPart, Budgets, CacheState, Content, Down, Eviction, Explained, Fetch, History, Image,
+    Images, ManifestPart, Payment, Pinned, Popular, Refreshed, Removed, Scrubbing, Shown, Spender, Status,
+    Tag, Traffic, Trouble, UpstreamBudget, Victim, Waiting,
 };
 
 use crate::config::Config;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, now};
 use crate::mirror::Mirror;
 use crate::routing::Router;
 use crate::server::{self, Limits, ServerMetrics};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Journal, Metrics};
 use guard::Guard;
+use history::Samples;
 use process::ProcessCollector;
 
 /// Connections at once: a scraper, a probe and a few operators.
 const CONNECTIONS: usize = 64;
+/// Of those, so many may watch for as long as they like.
+const WATCHERS: usize = 16;
 /// How long a stop waits for answers that are under way.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -46,9 +52,13 @@ const DRAIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Admin {
     metrics: Metrics,
+    journal: Journal,
     house: Lifecycle,
     mirror: Mirror,
     rules: Arc<ArcSwap<Rules>>,
+    samples: Arc<Samples>,
+    watchers: Arc<Semaphore>,
+    begun: Instant,
     work: Handle,
 }
 
@@ -66,21 +76,31 @@ pub struct AdminHandle {
 }
 
 impl Admin {
-    /// The door of the house that pulls through `mirror`, counts in `metrics` and lives by `house`. Registers what
+    /// The door of the house that pulls through `mirror`, counts in `metrics`, tells `journal` and lives by `house`. Registers what
     /// is known of the process itself. What asks an upstream does so on the runtime that this is called on.
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub fn new(config: &Config, mirror: Mirror, metrics: Metrics, house: Lifecycle) -> Admin {
+    pub fn new(
+        config: &Config,
+        mirror: Mirror,
+        metrics: Metrics,
+        journal: Journal,
+        house: Lifecycle,
+    ) -> Admin {
         let version = env!("CARGO_PKG_VERSION");
         let build = metrics.gauges("build_info", "Always 1; the label names the version.", &["version"]);
         build.with_label_values(&[version]).set(1);
         metrics.register(Box::new(ProcessCollector::new()));
         Admin {
             metrics,
+            journal,
             house,
             mirror,
             rules: Arc::new(ArcSwap::from_pointee(Rules::of(config))),
+            samples: Arc::default(),
+            watchers: Arc::new(Semaphore::new(WATCHERS)),
+            begun: Instant::now(),
             work: Handle::current(),
         }
     }
@@ -147,6 +167,7 @@ fn run(
         // The operator's connections are not counted among the clients'.
         let uncounted = ServerMetrics::new(&Metrics::default());
         let admin = Arc::new(admin);
+        let sampling = sample(Arc::clone(&admin));
         let handler = move |request: http::Request<hyper::body::Incoming>| {
             let (admin, refused) = (Arc::clone(&admin), guard.check(&request));
             async move {
@@ -165,7 +186,19 @@ fn run(
         tokio::select! {
             () = serving => {}
             () = drained => {}
+            () = sampling => {}
         }
         Ok(())
     })
+}
+
+/// Without end.
+async fn sample(admin: Arc<Admin>) {
+    let mut ticks = tokio::time::interval(history::EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let at = now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        admin.samples.take(at, &admin.metrics.read());
+    }
 }

@@ -1,6 +1,8 @@
+use std::sync::Arc;
+
 use http::{Method, Request, Response, StatusCode};
 
-use super::api::{self, images};
+use super::api::{self, images, status};
 use super::{Admin, answer};
 use crate::lifecycle::Phase;
 use crate::server::Body;
@@ -12,6 +14,10 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Page {
     Index,
+    Status,
+    Events,
+    History,
+    Eviction,
     Metrics,
     Health,
     Readiness,
@@ -27,8 +33,12 @@ enum Page {
 }
 
 impl Page {
-    const ALL: [Page; 13] = [
+    const ALL: [Page; 17] = [
         Page::Index,
+        Page::Status,
+        Page::Events,
+        Page::History,
+        Page::Eviction,
         Page::Metrics,
         Page::Health,
         Page::Readiness,
@@ -46,6 +56,10 @@ impl Page {
     fn path(self) -> &'static str {
         match self {
             Page::Index => "/",
+            Page::Status => "/api/v1/status",
+            Page::Events => "/api/v1/events",
+            Page::History => "/api/v1/history",
+            Page::Eviction => "/api/v1/eviction",
             Page::Metrics => "/metrics",
             Page::Health => "/healthz",
             Page::Readiness => "/readyz",
@@ -64,6 +78,10 @@ impl Page {
     fn about(self) -> &'static str {
         match self {
             Page::Index => "this list",
+            Page::Status => "everything at a glance: traffic, cache, fetches, budgets, troubles",
+            Page::Events => "the same every second, as server-sent events",
+            Page::History => "?span=hour or day: how the sums of traffic came to be what they are",
+            Page::Eviction => "?limit=50: what goes first when room is needed",
             Page::Metrics => "what is counted, for Prometheus",
             Page::Health => "200 while the process works",
             Page::Budgets => "what is left of each account, when it will be spent, and who pulls",
@@ -100,7 +118,7 @@ impl Page {
 }
 
 /// Answers one request.
-pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<Body> {
+pub(super) async fn answer<B>(admin: &Arc<Admin>, request: &Request<B>) -> Response<Body> {
     let Some(page) = Page::at(request.uri().path()) else {
         return answer::error(StatusCode::NOT_FOUND, "not_found", "No such page. GET / lists what is here.");
     };
@@ -110,6 +128,10 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>) -> Response<B
     let query = request.uri().query();
     let about_image = match page {
         Page::Index => return answer::text(StatusCode::OK, index()),
+        Page::Status => return api::json(&status::status(admin)),
+        Page::Events => return status::events(admin),
+        Page::History => return status::history(admin, query),
+        Page::Eviction => return status::eviction(admin, query),
         Page::Metrics => return answer::typed(StatusCode::OK, METRICS_TYPE, admin.metrics.render()),
         Page::Health => return answer::text(StatusCode::OK, "ok\n"),
         Page::Readiness => return readiness(admin.house.phase()),

@@ -1,12 +1,15 @@
 //! What the operator's API says, as `tidelock` itself reads it too.
 
 mod images;
+mod status;
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 pub use images::{BlobPart, Content, Image, Images, ManifestPart, Pinned, Refreshed, Removed, Shown};
+
+pub use status::{CacheState, Eviction, Fetch, History, Popular, Status, Traffic, Trouble, Victim};
 
 use crate::freshness::Verdict;
 use crate::mirror::Explanation;

@@ -39,7 +39,7 @@ use crate::mirror::Mirror;
 use crate::registry::Registry;
 use crate::server::{self, Limits, ServerMetrics, Tls};
 use crate::store::Store;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Journal, Metrics};
 
 /// A mirror that is ready to run.
 pub struct House {
@@ -125,11 +125,12 @@ impl House {
         let admin_addr = admin_listener.local_addr().context("reading the admin address")?;
         let store = Store::open(&config.cache, &life, &metrics)?;
         let mirror = Mirror::new(&config, &store, &life, &metrics)?;
-        let registry = Registry::new(&config, mirror.clone(), &metrics);
+        let journal = Journal::default();
+        let registry = Registry::new(&config, mirror.clone(), &metrics, &journal);
         let server_metrics = ServerMetrics::new(&metrics);
         let limits = Limits::new(config.server.max_connections);
         limits.slots.keep_count(&life);
-        let admin = Admin::new(&config, mirror.clone(), metrics.clone(), life.clone());
+        let admin = Admin::new(&config, mirror.clone(), metrics.clone(), journal, life.clone());
         let rooms = Rooms {
             store: store.clone(),
             mirror,

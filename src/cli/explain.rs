@@ -75,7 +75,8 @@ fn of_payer(explained: &Explained) -> String {
     }
 }
 
-fn of_budget(budget: &UpstreamBudget) -> Vec<String> {
+/// How an upstream stands: a line for each account, then for what is in the way, then for who waits.
+pub(super) fn of_budget(budget: &UpstreamBudget) -> Vec<String> {
     let mut words: Vec<String> = budget.accounts.iter().map(of_account).collect();
     words.extend(budget.paused.iter().map(|pause| {
         format!(

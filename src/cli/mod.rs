@@ -16,6 +16,7 @@ mod report;
 mod scrub;
 mod serve;
 mod show;
+mod status;
 mod words;
 
 use std::io::Write;
@@ -31,6 +32,7 @@ use self::list::ListArgs;
 use self::options::Options;
 use self::report::Report;
 use self::scrub::ScrubArgs;
+use self::status::StatusArgs;
 use crate::config::{Config, Faults};
 
 /// The default configuration, as `tidelock config --defaults` prints it.
@@ -68,6 +70,8 @@ enum Command {
     Client(ClientArgs),
     /// Why a pull would hit, wait, be stale or miss, and who would pay; asks the running mirror, spends nothing
     Explain(ImageArgs),
+    /// The running mirror at a glance: hits, bytes saved, fetches, budgets, troubles
+    Status(StatusArgs),
     /// What the running mirror remembers: each tag, what it means, and what of that is here
     List(ListArgs),
     /// Ask the upstream now what a tag means, however fresh it is; a free question unless the tag has moved
@@ -124,6 +128,9 @@ fn execute(cli: &Cli) -> Report {
             cli.options.load().map(|config| client::client(arguments, &config))
         }
         Some(Command::Explain(arguments)) => asked(explain::explain, arguments),
+        Some(Command::Status(arguments)) => {
+            cli.options.load().map(|config| status::status(arguments, &config))
+        }
         Some(Command::List(arguments)) => cli.options.load().map(|config| list::list(arguments, &config)),
         Some(Command::Show(arguments)) => asked(show::show, arguments),
         Some(Command::Refresh(arguments)) => asked(refresh::refresh, arguments),

@@ -26,6 +26,7 @@ mod spread;
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -89,6 +90,22 @@ struct Flight {
     repository: Repository,
     state: watch::Receiver<State>,
     urgency: Urgency,
+    begun: Instant,
+}
+
+/// How far a fetch is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The repository that it is fetched through.
+    pub repository: Repository,
+    /// What is fetched.
+    pub digest: Digest,
+    /// Bytes that are here, without a gap.
+    pub received: u64,
+    /// Its size in bytes, once the upstream has told.
+    pub total: Option<u64>,
+    /// How long it has been under way.
+    pub age: Duration,
 }
 
 /// Where a flight is.
@@ -143,13 +160,25 @@ impl Flights {
         let repository = order.repository.clone();
         let follower = Follower::new(state.clone(), self.0.metrics.follower());
         let urgency = order.errand.urgency().clone();
-        table.insert(order.digest, Flight { repository: repository.clone(), state, urgency });
+        table.insert(
+            order.digest,
+            Flight { repository: repository.clone(), state, urgency, begun: Instant::now() },
+        );
         drop(table);
         let counted = self.0.metrics.flight();
         let seat =
             Seat { inner: Arc::clone(&self.0), digest: order.digest, state: sender, _counted: counted };
         self.0.life.spawn("fetch a blob", seat.lead(order));
         (follower, repository, Role::Lead)
+    }
+
+    /// What is being fetched, the oldest first.
+    pub fn under_way(&self) -> Vec<Progress> {
+        let table = self.0.table();
+        let mut under_way: Vec<Progress> =
+            table.iter().map(|(digest, flight)| flight.progress(digest)).collect();
+        under_way.sort_by_key(|progress| std::cmp::Reverse(progress.age));
+        under_way
     }
 
     /// How many blobs are being fetched.
@@ -174,6 +203,23 @@ impl Inner {
         let mut spreads = self.spreads.lock().unwrap_or_else(PoisonError::into_inner);
         let spread = spreads.entry(registry.clone()).or_insert_with(|| Arc::new(Spread::new(registry)));
         Arc::clone(spread)
+    }
+}
+
+impl Flight {
+    fn progress(&self, digest: &Digest) -> Progress {
+        let (received, total) = match &*self.state.borrow() {
+            State::Growing { total, committed, .. } => (*committed.borrow(), *total),
+            State::Proven { total, .. } => (*total, Some(*total)),
+            State::Boarding | State::Failed(_) => (0, None),
+        };
+        Progress {
+            repository: self.repository.clone(),
+            digest: *digest,
+            received,
+            total,
+            age: self.begun.elapsed(),
+        }
     }
 }
 

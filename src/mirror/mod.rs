@@ -27,6 +27,7 @@ use arc_swap::ArcSwap;
 use moka::future::Cache;
 use tokio::sync::watch;
 
+pub use crate::flight::Progress;
 pub use check::Refreshed;
 pub use error::Error;
 pub use explain::{Explanation, Prospect, TagFacts};
@@ -194,6 +195,16 @@ impl Mirror {
         let endpoint = target.repository.registry.to_string();
         let timed_out = upstream::Error::TimedOut { endpoint, after: patience };
         Error::Upstream(refused.map_or(timed_out, upstream::Error::Refused))
+    }
+
+    /// The blobs that are being fetched, the oldest fetch first.
+    pub fn fetches(&self) -> Vec<Progress> {
+        self.0.flights.under_way()
+    }
+
+    /// Whether no upstream may be contacted now.
+    pub fn is_offline(&self) -> bool {
+        self.0.is_offline()
     }
 
     /// Where it keeps what it fetched.

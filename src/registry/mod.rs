@@ -34,7 +34,7 @@ use crate::oci::{
 use crate::routing::{Router, Target};
 use crate::scheduler::{ClientAddr, Errand};
 use crate::server::{Body, Peer};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Journal, Metrics};
 
 /// The clients' door. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +44,7 @@ struct Inner {
     rules: ArcSwap<Rules>,
     mirror: Mirror,
     metrics: RegistryMetrics,
+    journal: Journal,
 }
 
 /// What the operator allows, and under which names.
@@ -62,12 +63,13 @@ struct Asked<'a> {
 }
 
 impl Registry {
-    /// A door to `mirror`, for the upstreams of `config`.
-    pub fn new(config: &Config, mirror: Mirror, metrics: &Metrics) -> Registry {
+    /// A door to `mirror`, for the upstreams of `config`. What happens at it is counted in `metrics` and told to `journal`.
+    pub fn new(config: &Config, mirror: Mirror, metrics: &Metrics, journal: &Journal) -> Registry {
         Registry(Arc::new(Inner {
             rules: ArcSwap::from_pointee(Rules::of(config)),
             mirror,
             metrics: RegistryMetrics::new(metrics, config),
+            journal: journal.clone(),
         }))
     }
 
@@ -79,7 +81,7 @@ impl Registry {
     /// Answers one request, whatever it is.
     pub async fn handle<B>(self, request: Request<B>) -> Response<Body> {
         let begun = Instant::now();
-        let mut record = Record::begin(&self.0.metrics, &request);
+        let mut record = Record::begin(&self.0.metrics, &self.0.journal, &request);
         let (head, body) = request.into_parts();
         // A body is nothing that the pull side asks for; it is not read.
         drop(body);
@@ -177,6 +179,9 @@ impl Registry {
             Error::Mirror { what, kind: Kind::Manifest, source }
         })?;
         record.served(answer.served);
+        if let Reference::Tag(tag) = reference {
+            self.0.journal.pulled(&target.repository, tag);
+        }
         let digest = answer.digest;
         let response = response::manifest(answer, matches!(reference, Reference::Tag(_)));
         Ok(if is_known(asked.headers, &digest) { response.not_modified() } else { response })

@@ -1,22 +1,25 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use http::{Request, Response};
 
 use super::error::{Error, Told};
 use super::metrics::{NOBODY, Outcome, RegistryMetrics};
 use super::response::{Answer, Payload};
+use crate::lifecycle::now;
 use crate::mirror::Served;
 use crate::oci::Kind;
 use crate::routing::Target;
 use crate::section::Piece;
 use crate::server::{Body, Peer};
-use futures_util::StreamExt;
+use crate::telemetry::{Journal, Trouble};
 
 /// What is known of one request: the one line it leaves in the log and all of its metrics come from here, when
 /// the last byte of the answer has gone or the client has.
 pub(super) struct Record {
     metrics: RegistryMetrics,
+    journal: Journal,
     begun: Instant,
     method: http::Method,
     path: String,
@@ -36,9 +39,10 @@ pub(super) struct Record {
 const LONGEST_PATH: usize = 300;
 
 impl Record {
-    pub(super) fn begin<B>(metrics: &RegistryMetrics, request: &Request<B>) -> Record {
+    pub(super) fn begin<B>(metrics: &RegistryMetrics, journal: &Journal, request: &Request<B>) -> Record {
         Record {
             metrics: metrics.clone(),
+            journal: journal.clone(),
             begun: Instant::now(),
             method: request.method().clone(),
             path: shortened(request.uri().path()),
@@ -124,6 +128,26 @@ impl Record {
         }
     }
 
+    /// What the operator should look at. That there is no such image is what many clients ask to hear.
+    fn tell(&self) {
+        let Some(reason) = self.reason.filter(|_| self.status != 404 && self.status != 0) else { return };
+        let message = self.error.clone().unwrap_or_else(|| {
+            format!(
+                "{} of {} bytes were sent, then the client or the upstream was gone",
+                self.sent, self.expected
+            )
+        });
+        self.journal.trouble(Trouble {
+            at: now(),
+            client: self.client.map(|client| client.ip()),
+            what: format!("{} {}", self.method, self.path),
+            status: self.status,
+            reason,
+            message,
+            times: 1,
+        });
+    }
+
     fn log(&self) {
         let line = || {
             let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -168,6 +192,7 @@ impl Drop for Record {
             self.reason = Some("cut_short");
         }
         self.count();
+        self.tell();
         self.log();
     }
 }

@@ -1,4 +1,5 @@
-//! The body of an answer: bytes, or a stream of which the length is known, from memory and from files.
+//! The body of an answer: bytes, or a stream of which the length is known, from memory and from files; or news without
+//! end.
 
 use std::error::Error;
 use std::fmt;
@@ -16,11 +17,12 @@ use crate::section::{Piece, Section, Spare};
 /// Any error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// The body of an answer. Its length is known from the start and goes out as `Content-Length`.
+/// The body of an answer. Its length is known from the start and goes out as `Content-Length`, but for [`Body::endless`].
 pub struct Body(Kind);
 
 enum Kind {
     Whole(Bytes),
+    Endless(BoxStream<'static, Bytes>),
     Stream { pieces: BoxStream<'static, io::Result<Piece>>, missing: u64, copying: Copying, spare: Spare },
 }
 
@@ -63,6 +65,11 @@ impl Body {
         Body(Kind::Stream { pieces, missing: exact_len, copying, spare })
     }
 
+    /// What comes, as long as it comes and the client stays. Nothing that has a digest goes out like this.
+    pub fn endless(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body {
+        Body(Kind::Endless(Box::pin(pieces)))
+    }
+
     /// What goes out next. What is in a file goes into the `outbox`, where there is one; else it is read.
     pub(super) fn poll_chunk(
         &mut self,
@@ -72,6 +79,9 @@ impl Body {
         let (pieces, missing, copying, spare) = match &mut self.0 {
             Kind::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Kind::Whole(bytes) => return Poll::Ready(Some(Ok(Chunk::Bytes(std::mem::take(bytes))))),
+            Kind::Endless(pieces) => {
+                return pieces.as_mut().poll_next(cx).map(|piece| piece.map(|bytes| Ok(Chunk::Bytes(bytes))));
+            }
             Kind::Stream { pieces, missing, copying, spare } => (pieces, missing, copying, spare),
         };
         loop {
@@ -118,11 +128,12 @@ impl Body {
         Ok(all.into())
     }
 
-    /// How many bytes are still to come.
-    pub(super) fn missing(&self) -> u64 {
+    /// How many bytes are still to come; `None` where nobody knows.
+    pub(super) fn missing(&self) -> Option<u64> {
         match &self.0 {
-            Kind::Whole(bytes) => bytes.len() as u64,
-            Kind::Stream { missing, .. } => *missing,
+            Kind::Whole(bytes) => Some(bytes.len() as u64),
+            Kind::Stream { missing, .. } => Some(*missing),
+            Kind::Endless(_) => None,
         }
     }
 }
@@ -185,7 +196,7 @@ mod tests {
         for (body, expected) in
             [(Body::empty(), ""), (Body::full("abc"), "abc"), (stream_of(&["ab", "", "c"], 3), "abc")]
         {
-            assert_eq!(body.missing(), expected.len() as u64);
+            assert_eq!(body.missing(), Some(expected.len() as u64));
             assert_eq!(collect(body).await.unwrap(), expected);
         }
     }

@@ -242,7 +242,7 @@ where
 /// What HEAD gets of an answer. hyper sees to it on HTTP/1 only.
 fn without_body(answer: Response<Body>) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
-    if let len @ 1.. = body.missing() {
+    if let Some(len @ 1..) = body.missing() {
         head.headers.entry(header::CONTENT_LENGTH).or_insert(len.into());
     }
     Response::from_parts(head, Body::empty())

@@ -329,7 +329,7 @@ impl http_body::Body for WatchedBody {
         if let Some(Ok(chunk @ Chunk::Bytes(_))) = &chunk {
             this.run += chunk.remaining();
         }
-        if let Some(outbox) = this.outbox.as_ref().filter(|_| this.body.missing() == 0) {
+        if let Some(outbox) = this.outbox.as_ref().filter(|_| this.body.missing() == Some(0)) {
             outbox.complete();
         }
         this.busy.patience.state().since = Instant::now();
@@ -337,11 +337,11 @@ impl http_body::Body for WatchedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.missing() == 0
+        self.body.missing() == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.body.missing())
+        self.body.missing().map(SizeHint::with_exact).unwrap_or_default()
     }
 }
 

@@ -98,6 +98,11 @@ impl Store {
         next
     }
 
+    /// The repositories that are known to contain `digest`.
+    pub fn repositories_of(&self, digest: &Digest) -> Vec<Repository> {
+        self.0.index.linked(digest).iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
     /// The pins in `repository`, or all of them, in order.
     pub fn pins(&self, repository: Option<&Repository>) -> Vec<Pin> {
         let pins =
@@ -148,7 +153,7 @@ impl Store {
             let Some(entry) = self.0.index.entry(&digest).filter(|entry| !entry.is_pinned) else { continue };
             let Some(claim) = self.0.may_go(&digest) else { continue };
             // By now somebody may have found it in another repository.
-            if !self.0.index.is_linked(&digest) {
+            if self.0.index.linked(&digest).is_empty() {
                 victims.push((digest, entry, claim));
             }
         }

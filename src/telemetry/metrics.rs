@@ -1,4 +1,7 @@
+use std::collections::BTreeMap;
+
 use prometheus::core::Collector;
+use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -11,6 +14,42 @@ use prometheus::{
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     registry: Registry,
+}
+
+/// What counters and gauges said at one moment.
+#[derive(Debug, Clone)]
+pub struct Reading(Vec<MetricFamily>);
+
+impl Reading {
+    /// The sum of all series of `name` (without the prefix) that have these labels, and perhaps others; 0 where there is
+    /// none.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let has = |metric: &Metric, (name, value): &(&str, &str)| {
+            metric.get_label().iter().any(|label| label.name() == *name && label.value() == *value)
+        };
+        let found = self.series(name).filter(|metric| labels.iter().all(|label| has(metric, label)));
+        found.map(value).sum()
+    }
+
+    /// The sums of all series of `name` by what they have for `label`.
+    pub fn by(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        let mut sums = BTreeMap::new();
+        for metric in self.series(name) {
+            let labels = metric.get_label().iter().filter(|own| own.name() == label);
+            labels.for_each(|own| *sums.entry(own.value().to_owned()).or_default() += value(metric));
+        }
+        sums
+    }
+
+    fn series(&self, name: &str) -> impl Iterator<Item = &Metric> {
+        let families =
+            self.0.iter().filter(move |family| family.name().strip_prefix("tidelock_") == Some(name));
+        families.flat_map(|family| family.get_metric())
+    }
+}
+
+fn value(metric: &Metric) -> f64 {
+    metric.get_counter().get_value() + metric.get_gauge().get_value()
 }
 
 impl Metrics {
@@ -58,6 +97,11 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&families).expect("every metric of this registry can be printed")
     }
 
+    /// What all counters and gauges say at this moment.
+    pub fn read(&self) -> Reading {
+        Reading(self.registry.gather())
+    }
+
     fn add<C: Collector + Clone + 'static>(&self, metric: prometheus::Result<C>) -> C {
         let metric = metric.expect("a metric's name and labels are well-formed");
         self.registry.register(Box::new(metric.clone())).expect("a metric's name stands only once");
@@ -81,5 +125,22 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains("tidelock_x_total{kind=\"a\"} 3"), "{text}");
         assert!(text.contains("tidelock_y_seconds_bucket{le=\"0.5\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn reads_sums_by_label() {
+        let metrics = Metrics::default();
+        let counts = metrics.counters("x_total", "Xs.", &["kind", "outcome"]);
+        for (kind, outcome, count) in [("a", "hit", 3), ("a", "miss", 4), ("b", "hit", 5)] {
+            counts.with_label_values(&[kind, outcome]).inc_by(count);
+        }
+        metrics.gauge("y", "Y.").set(7);
+        let read = metrics.read();
+        assert_eq!((read.sum("x_total", &[]), read.sum("y", &[]), read.sum("z", &[])), (12.0, 7.0, 0.0));
+        assert_eq!(read.sum("x_total", &[("outcome", "hit"), ("kind", "b")]), 5.0);
+        assert_eq!(
+            read.by("x_total", "outcome").into_iter().collect::<Vec<_>>(),
+            [("hit".to_owned(), 8.0), ("miss".to_owned(), 4.0)]
+        );
     }
 }

@@ -10,7 +10,7 @@ use tidelock::config::{ByteSize, Config};
 use tidelock::lifecycle::{Lifecycle, Phase};
 use tidelock::mirror::Mirror;
 use tidelock::store::Store;
-use tidelock::telemetry::Metrics;
+use tidelock::telemetry::{Journal, Metrics};
 use tokio::runtime::Runtime;
 
 struct Door {
@@ -38,7 +38,7 @@ fn open() -> Door {
     let admin = runtime.block_on(async {
         let store = Store::open(&config.cache, &house, &metrics).unwrap();
         let mirror = Mirror::new(&config, &store, &house, &metrics).unwrap();
-        Admin::new(&config, mirror, metrics.clone(), house.clone())
+        Admin::new(&config, mirror, metrics.clone(), Journal::default(), house.clone())
     });
     let handle = admin::spawn(listener, admin).unwrap();
     Door { addr, house, metrics, handle, runtime, _folder: folder }

@@ -40,6 +40,7 @@ mod rot;
 mod routing;
 mod serve;
 mod server;
+mod status;
 mod stopping;
 mod support;
 mod support_works;

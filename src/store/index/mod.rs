@@ -156,12 +156,20 @@ impl Index {
         })
     }
 
-    /// Whether any repository is known to contain `digest`.
-    pub(super) fn is_linked(&self, digest: &Digest) -> bool {
+    /// The repositories that are known to contain `digest`, in order.
+    pub(super) fn linked(&self, digest: &Digest) -> Vec<String> {
         let found = self.shelf.read(|read| {
             let (links, key) = (read.open_table(LINKS)?, key(digest));
-            let first = links.range::<(&[u8], &str)>((key.as_slice(), "")..)?.next().transpose()?;
-            Ok(first.map(|row| row.0.value().0 == key.as_slice()))
+            let mut found = Vec::new();
+            for row in links.range::<(&[u8], &str)>((key.as_slice(), "")..)? {
+                let row = row?;
+                let (own, repository) = row.0.value();
+                if own != key.as_slice() {
+                    break;
+                }
+                found.push(repository.to_owned());
+            }
+            Ok(Some(found))
         });
         found.unwrap_or_default()
     }
