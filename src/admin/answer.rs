@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::server::Body;
@@ -22,6 +22,13 @@ pub(super) fn typed(status: StatusCode, kind: &'static str, body: impl Into<Byte
 pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response<Body> {
     let body = serde_json::json!({ "error": { "code": code, "message": message } });
     typed(status, "application/json", format!("{body}\n"))
+}
+
+/// Who asks must say who they are (RFC 9110 §15.5.2).
+pub(super) fn unauthorized(code: &str, message: &str) -> Response<Body> {
+    let mut response = error(StatusCode::UNAUTHORIZED, code, message);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tidelock\""));
+    response
 }
 
 /// The page is there, but not to be asked like this.

@@ -5,8 +5,8 @@
 //! It cannot help that the browser sends that name as `Host`. Programs and people use the address or
 //! `localhost`.
 //!
-//! What changes something is taken from this machine only, whatever address the door is on, and not from a page of
-//! another site: browsers say in `Origin` or `Sec-Fetch-Site` who sends.
+//! What changes something needs the operator's token where there is one. Without one it is taken on a loopback address
+//! only, and from this machine. Never from a page of another site: browsers say in `Origin` or `Sec-Fetch-Site` who sends.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,6 +15,8 @@ use http::uri::Authority;
 use http::{Request, Response, StatusCode};
 
 use super::answer;
+use super::token::{self, BadToken};
+use crate::secret::Secret;
 use crate::server::{Body, Peer};
 
 /// Judges requests by the name they were sent to.
@@ -28,33 +30,43 @@ impl Guard {
         Guard { loopback: listening_on.ip().to_canonical().is_loopback() }
     }
 
-    /// The refusal, if the request is to be refused.
-    pub(super) fn check<B>(self, request: &Request<B>) -> Option<Response<Body>> {
-        let refuse = |code, message| Some(answer::error(StatusCode::FORBIDDEN, code, message));
-        if (self.loopback || !request.method().is_safe()) && !is_ours(request) {
-            return refuse(
-                "foreign_host",
-                "This address is asked by its number or as localhost, not by another name.",
-            );
+    /// The refusal, if the request is to be refused. `token` is what whatever changes something must bring along.
+    pub(super) fn check<B>(
+        self,
+        request: &Request<B>,
+        token: impl FnOnce() -> Result<Option<Secret>, BadToken>,
+    ) -> Option<Response<Body>> {
+        let refuse = |code, message: &str| Some(answer::error(StatusCode::FORBIDDEN, code, message));
+        if self.loopback && !is_ours(request) {
+            return refuse("foreign_host", FOREIGN_HOST);
         }
         if request.method().is_safe() {
             return None;
         }
-        if !is_from_here(request) {
-            return refuse(
-                "foreign_client",
-                "What changes something is taken from the mirror's own machine only.",
-            );
-        }
         if is_cross_site(request) {
-            return refuse(
-                "foreign_site",
-                "What changes something is not taken from a page of another site.",
-            );
+            return refuse("foreign_site", FOREIGN_SITE);
         }
-        None
+        match token() {
+            Ok(Some(token)) => match token::brings(request.headers(), &token) {
+                Some(true) => None,
+                Some(false) => Some(answer::unauthorized("token_wrong", TOKEN_WRONG)),
+                None => Some(answer::unauthorized("token_missing", TOKEN_MISSING)),
+            },
+            Ok(None) if self.loopback && is_from_here(request) => None,
+            Ok(None) => refuse("token_needed", TOKEN_NEEDED),
+            // Nobody is let in where it is not known whom to let in.
+            Err(error) => refuse("token_unreadable", &error.to_string()),
+        }
     }
 }
+
+const FOREIGN_HOST: &str = "This address is asked by its number or as localhost, not by another name.";
+const FOREIGN_SITE: &str = "What changes something is not taken from a page of another site.";
+const TOKEN_WRONG: &str = "This is not the token in admin.token_file.";
+const TOKEN_MISSING: &str =
+    "What changes something needs the token in admin.token_file: Authorization: Bearer TOKEN.";
+const TOKEN_NEEDED: &str = "On an address that other machines reach nothing can be changed without a token: set \
+                            admin.token_file in the mirror's configuration.";
 
 fn is_from_here<B>(request: &Request<B>) -> bool {
     request.extensions().get::<Peer>().is_some_and(|peer| peer.addr.ip().is_loopback())
@@ -62,8 +74,10 @@ fn is_from_here<B>(request: &Request<B>) -> bool {
 
 fn is_cross_site<B>(request: &Request<B>) -> bool {
     let text = |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
-    let own = text(HOST).map(|host| format!("http://{host}"));
-    let has_other_origin = text(ORIGIN).is_some_and(|origin| Some(origin) != own.as_deref());
+    // A proxy in front may speak TLS.
+    let host =
+        |origin: &str| origin.strip_prefix("http://").or(origin.strip_prefix("https://")).map(str::to_owned);
+    let has_other_origin = text(ORIGIN).is_some_and(|origin| host(origin).as_deref() != text(HOST));
     let site = text(HeaderName::from_static("sec-fetch-site"));
     has_other_origin || site.is_some_and(|site| !matches!(site, "same-origin" | "none"))
 }
@@ -94,7 +108,7 @@ mod tests {
             request = request.header(HOST, host);
         }
         let guard = Guard::new(listening_on.parse().unwrap());
-        guard.check(&request.body(()).unwrap()).map(|refusal| refusal.status())
+        guard.check(&request.body(()).unwrap(), || Ok(None)).map(|refusal| refusal.status())
     }
 
     #[test]
@@ -121,28 +135,39 @@ mod tests {
         assert_eq!(status("127.0.0.1:5001", "http://localhost:5001/", None), None);
     }
 
+    /// What becomes of a request from `peer` that changes something, with these headers, where the token is `token`.
+    fn write(
+        listening_on: &str,
+        peer: Option<&str>,
+        headers: &[(&str, &str)],
+        token: impl FnOnce() -> Result<Option<Secret>, BadToken>,
+    ) -> Option<StatusCode> {
+        let mut request = Request::post("/").header(HOST, listening_on);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(()).unwrap();
+        peer.map(|peer| request.extensions_mut().insert(Peer { addr: peer.parse().unwrap(), tls: false }));
+        let guard = Guard::new(listening_on.parse().unwrap());
+        guard.check(&request, token).map(|refusal| refusal.status())
+    }
+
+    const DOOR: &str = "127.0.0.1:5001";
+    const EVERYWHERE: &str = "0.0.0.0:5001";
+    const HERE: Option<&str> = Some("127.0.0.1:9");
+    const THERE: Option<&str> = Some("10.0.0.1:9");
+
     #[test]
     fn what_changes_something_comes_from_here_and_from_no_other_site() {
-        let door = Guard::new("127.0.0.1:5001".parse().unwrap());
-        let check = |peer: Option<&str>, header: Option<(&str, &str)>| {
-            let mut request = Request::post("/").header(HOST, "127.0.0.1:5001");
-            if let Some((name, value)) = header {
-                request = request.header(name, value);
-            }
-            let mut request = request.body(()).unwrap();
-            peer.map(|peer| {
-                request.extensions_mut().insert(Peer { addr: peer.parse().unwrap(), tls: false })
-            });
-            door.check(&request).map(|refusal| refusal.status())
-        };
-        let here = Some("127.0.0.1:9");
-        for header in [
-            None,
-            Some(("origin", "http://127.0.0.1:5001")),
-            Some(("sec-fetch-site", "same-origin")),
-            Some(("sec-fetch-site", "none")),
+        let none = || Ok(None);
+        for headers in [
+            &[][..],
+            &[("origin", "http://127.0.0.1:5001")],
+            &[("origin", "https://127.0.0.1:5001")],
+            &[("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-site", "none")],
         ] {
-            assert_eq!(check(here, header), None, "{header:?}");
+            assert_eq!(write(DOOR, HERE, headers, none), None, "{headers:?}");
         }
         for header in [
             ("origin", "http://evil.example"),
@@ -151,17 +176,29 @@ mod tests {
             ("sec-fetch-site", "cross-site"),
             ("sec-fetch-site", "same-site"),
         ] {
-            assert_eq!(check(here, Some(header)), Some(StatusCode::FORBIDDEN), "{header:?}");
+            assert_eq!(write(DOOR, HERE, &[header], none), Some(StatusCode::FORBIDDEN), "{header:?}");
         }
-        // A name that points here may be a page's own.
-        let everywhere = Guard::new("0.0.0.0:5001".parse().unwrap());
-        let mut rebound = Request::post("/").header(HOST, "evil.example:5001").body(()).unwrap();
-        rebound.extensions_mut().insert(Peer { addr: "127.0.0.1:9".parse().unwrap(), tls: false });
-        assert!(everywhere.check(&rebound).is_some());
-        for peer in [None, Some("10.0.0.1:9"), Some("[2001:db8::1]:9")] {
-            assert_eq!(check(peer, None), Some(StatusCode::FORBIDDEN), "{peer:?}");
+        for peer in [None, THERE, Some("[2001:db8::1]:9")] {
+            assert_eq!(write(DOOR, peer, &[], none), Some(StatusCode::FORBIDDEN), "{peer:?}");
         }
-        assert_eq!(check(Some("[::1]:9"), None), None);
+        assert_eq!(write("[::1]:5001", Some("[::1]:9"), &[], none), None);
+        // Others reach that address, by whatever way.
+        assert_eq!(write(EVERYWHERE, HERE, &[], none), Some(StatusCode::FORBIDDEN));
+    }
+
+    #[test]
+    fn where_there_is_a_token_it_is_needed_and_is_enough() {
+        let token = || Ok(Some(Secret::new("0123456789abcdef")));
+        let (right, wrong) = (("authorization", "Bearer 0123456789abcdef"), ("authorization", "Bearer x"));
+        for (listening_on, peer) in [(DOOR, HERE), (EVERYWHERE, HERE), (EVERYWHERE, THERE)] {
+            assert_eq!(write(listening_on, peer, &[right], token), None);
+            assert_eq!(write(listening_on, peer, &[wrong], token), Some(StatusCode::UNAUTHORIZED));
+            assert_eq!(write(listening_on, peer, &[], token), Some(StatusCode::UNAUTHORIZED));
+        }
+        let foreign = [right, ("origin", "http://evil.example")];
+        assert_eq!(write(EVERYWHERE, THERE, &foreign, token), Some(StatusCode::FORBIDDEN));
+        let bad = || Err(BadToken::Weak { path: "x".to_owned() });
+        assert_eq!(write(DOOR, HERE, &[right], bad), Some(StatusCode::FORBIDDEN));
     }
 
     #[test]

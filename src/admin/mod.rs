@@ -3,9 +3,8 @@
 //! It runs on a thread and a runtime of its own, so that it answers while the house is full, and it is told to
 //! stop apart from the house, so that `/readyz` can say "draining" to the end.
 //!
-//! Leaves out who may ask: whoever reaches the address may. On a loopback address a page in the operator's
-//! browser is kept out by its `Host` (see `guard`); other addresses are for the network to guard. What changes something
-//! is taken from this machine only.
+//! Whoever reaches the address may look: where that is more than this machine, it is for the network to guard. Who may
+//! change something, and how a page in the operator's browser is kept out, is told in `guard`.
 
 mod answer;
 mod api;
@@ -13,6 +12,7 @@ mod guard;
 mod history;
 mod pages;
 mod process;
+mod token;
 mod types;
 
 use std::io;
@@ -25,6 +25,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
+pub use token::{BadToken, read_token};
 pub use types::{
     Account, BlobPart, Budgets, CacheState, Content, Down, Eviction, Explained, Fetch, History, Image,
     Images, ManifestPart, Payment, Pinned, Popular, Refreshed, Removed, Scrubbing, Shown, Spender, Status,
@@ -169,7 +170,8 @@ fn run(
         let admin = Arc::new(admin);
         let sampling = sample(Arc::clone(&admin));
         let handler = move |request: http::Request<hyper::body::Incoming>| {
-            let (admin, refused) = (Arc::clone(&admin), guard.check(&request));
+            let admin = Arc::clone(&admin);
+            let refused = guard.check(&request, || read_token(&admin.rules.load().config.admin));
             async move {
                 match refused {
                     Some(refused) => refused,

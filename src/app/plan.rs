@@ -71,7 +71,7 @@ macro_rules! credential {
     };
 }
 
-const HOUSE: [Key<Config>; 17] = [
+const HOUSE: [Key<Config>; 18] = [
     key!(Now, "offline", offline),
     key!(Restart, "server.listen", server.listen),
     key!(Restart, "server.admin_listen", server.admin_listen),
@@ -80,6 +80,7 @@ const HOUSE: [Key<Config>; 17] = [
     tls_file!("server.tls.cert", |tls| Some(&tls.cert)),
     tls_file!("server.tls.key", |tls| Some(&tls.key)),
     tls_file!("server.tls.client_ca", |tls| tls.client_ca.as_deref()),
+    key!(Now, "admin.token_file", admin.token_file),
     key!(Restart, "cache.dir", cache.dir),
     key!(Now, "cache.max_size", cache.max_size),
     key!(Now, "cache.min_free", cache.min_free),

@@ -1,12 +1,14 @@
 //! Speaks to a running mirror at its admin address.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use clap::Args;
-use http::{Method, Request};
+use clap::{Args, ValueHint};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -14,7 +16,9 @@ use serde::de::DeserializeOwned;
 use url::{Url, form_urlencoded};
 
 use super::report::Report;
-use crate::config::Config;
+use crate::admin::read_token;
+use crate::config::{self, Config};
+use crate::secret::Secret;
 
 /// The mirror answers from memory; longer means that it is not there or not well.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,9 +31,19 @@ pub(super) struct AdminArgs {
     /// The admin address of the mirror; by default as the configuration has it
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
+    /// A file whose first line is the token of a mirror elsewhere; by default as the configuration has it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    token_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// The admin address of a mirror, and what it takes to change something there.
+#[derive(Debug)]
+pub(super) struct Door {
+    url: Url,
+    token: config::Admin,
 }
 
 /// The same for a command about one image.
@@ -42,12 +56,14 @@ pub(super) struct ImageArgs {
 }
 
 impl AdminArgs {
-    /// The admin address to speak to: as given, else as the configuration has it.
+    /// The door to speak to: as given, else as the configuration has it.
     ///
     /// # Errors
     /// What is wrong with what was given.
-    pub(super) fn address(&self, config: &Config) -> Result<Url, Report> {
-        address(self.admin.as_deref(), config).map_err(|fault| Report::misused(&fault))
+    pub(super) fn door(&self, config: &Config) -> Result<Door, Report> {
+        let url = address(self.admin.as_deref(), config).map_err(|fault| Report::misused(&fault))?;
+        let token_file = self.token_file.clone().or_else(|| config.admin.token_file.clone());
+        Ok(Door { url, token: config::Admin { token_file } })
     }
 
     /// Says what was answered, as it came or in words.
@@ -73,12 +89,12 @@ impl ImageArgs {
         config: &Config,
         in_words: impl FnOnce(&T) -> String,
     ) -> Report {
-        let admin = match self.admin.address(config) {
-            Ok(admin) => admin,
+        let door = match self.admin.door(config) {
+            Ok(door) => door,
             Err(report) => return report,
         };
         let image: String = form_urlencoded::byte_serialize(self.image.as_bytes()).collect();
-        self.admin.report(ask(method, &admin, &format!("/api/v1/{page}?image={image}")), in_words)
+        self.admin.report(door.ask(method, &format!("/api/v1/{page}?image={image}")), in_words)
     }
 }
 
@@ -91,42 +107,53 @@ fn address(given: Option<&str>, config: &Config) -> Result<Url, String> {
     })
 }
 
-/// What GET `path` at the admin address answers.
-///
-/// # Errors
-/// Nobody there, or what the mirror itself has to say.
-pub(super) fn get<T: DeserializeOwned>(admin: &Url, path: &str) -> anyhow::Result<(T, String)> {
-    ask(Method::GET, admin, path)
-}
-
-/// What POST `path` answers.
-///
-/// # Errors
-/// As for [`get`].
-pub(super) fn post<T: DeserializeOwned>(admin: &Url, path: &str) -> anyhow::Result<(T, String)> {
-    ask(Method::POST, admin, path)
-}
-
-fn ask<T: DeserializeOwned>(method: Method, admin: &Url, path: &str) -> anyhow::Result<(T, String)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let url = admin.join(path)?;
-    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, fetch(method, &url)).await });
-    let (status, body) =
-        answer.map_err(|_| anyhow!("no answer within {PATIENCE:?}")).and_then(|answer| answer).with_context(
-            || format!("asking the mirror at {admin} (is it running? --admin names another address)"),
-        )?;
-    if !status.is_success() {
-        bail!("{}", refusal(&body).unwrap_or_else(|| format!("{admin} answered with status {status}")));
+impl Door {
+    /// What GET `path` answers: read, and as it came.
+    ///
+    /// # Errors
+    /// Nobody there, or what the mirror itself has to say.
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<(T, String)> {
+        self.ask(Method::GET, path)
     }
-    let text = String::from_utf8_lossy(&body).into_owned();
-    let value = serde_json::from_str(&text)
-        .with_context(|| format!("{admin} does not answer as a mirror of this version does"))?;
-    Ok((value, text))
+
+    /// What POST `path` answers.
+    ///
+    /// # Errors
+    /// As for [`Door::get`]; a token that cannot be read.
+    pub(super) fn post<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<(T, String)> {
+        self.ask(Method::POST, path)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<(T, String)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let admin = &self.url;
+        // To look needs none, and whoever looks may not be allowed to read it.
+        let token = if method.is_safe() { None } else { read_token(&self.token)? };
+        let fetching = fetch(method, admin.join(path)?, token);
+        let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, fetching).await });
+        let answer = answer.map_err(|_| anyhow!("no answer within {PATIENCE:?}")).and_then(|answer| answer);
+        let (status, body) = answer.with_context(|| {
+            format!("asking the mirror at {admin} (is it running? --admin names another address)")
+        })?;
+        if !status.is_success() {
+            bail!("{}", refusal(&body).unwrap_or_else(|| format!("{admin} answered with status {status}")));
+        }
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let value = serde_json::from_str(&text)
+            .with_context(|| format!("{admin} does not answer as a mirror of this version does"))?;
+        Ok((value, text))
+    }
 }
 
-async fn fetch(method: Method, url: &Url) -> anyhow::Result<(http::StatusCode, Bytes)> {
+async fn fetch(method: Method, url: Url, token: Option<Secret>) -> anyhow::Result<(http::StatusCode, Bytes)> {
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let request = Request::builder().method(method).uri(url.as_str()).body(Empty::new())?;
+    let mut request = Request::builder().method(method).uri(url.as_str());
+    if let Some(token) = token {
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.reveal()))?;
+        bearer.set_sensitive(true);
+        request = request.header(AUTHORIZATION, bearer);
+    }
+    let request = request.body(Empty::new())?;
     let answer = client.request(request).await?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), LARGEST).collect().await;

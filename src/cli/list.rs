@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use clap::Args;
-use url::{Url, form_urlencoded};
+use url::form_urlencoded;
 
-use super::ask::{self, AdminArgs};
+use super::ask::{AdminArgs, Door};
 use super::report::Report;
 use super::words::{here, size, time};
 use crate::admin::{Image, Images};
@@ -22,11 +22,11 @@ pub(super) struct ListArgs {
 
 /// Asks the running mirror, page by page; nothing is asked of any upstream.
 pub(super) fn list(arguments: &ListArgs, config: &Config) -> Report {
-    let admin = match arguments.admin.address(config) {
-        Ok(admin) => admin,
+    let door = match arguments.admin.door(config) {
+        Ok(door) => door,
         Err(report) => return report,
     };
-    let mut images = match all(&admin) {
+    let mut images = match all(&door) {
         Ok(images) => images,
         Err(error) => return Report::failed(&error),
     };
@@ -38,10 +38,10 @@ pub(super) fn list(arguments: &ListArgs, config: &Config) -> Report {
     Report::done(in_words(&images))
 }
 
-fn all(admin: &Url) -> anyhow::Result<Vec<Image>> {
+fn all(door: &Door) -> anyhow::Result<Vec<Image>> {
     let (mut images, mut path) = (Vec::new(), PAGE.to_owned());
     loop {
-        let (page, _) = ask::get::<Images>(admin, &path)?;
+        let (page, _) = door.get::<Images>(&path)?;
         images.extend(page.images);
         let Some(next) = page.next else { return Ok(images) };
         let next: String = form_urlencoded::byte_serialize(next.as_bytes()).collect();

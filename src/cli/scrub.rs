@@ -4,9 +4,9 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
-use url::{Url, form_urlencoded};
+use url::form_urlencoded;
 
-use super::ask::{self, AdminArgs};
+use super::ask::{AdminArgs, Door};
 use super::report::Report;
 use super::words::size;
 use crate::admin::Scrubbing;
@@ -30,8 +30,8 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// Has the running mirror hash everything that it keeps, and waits until it has. One that is under way is joined.
 pub(super) fn scrub(arguments: &ScrubArgs, config: &Config) -> Report {
-    let admin = match arguments.admin.address(config) {
-        Ok(admin) => admin,
+    let door = match arguments.admin.door(config) {
+        Ok(door) => door,
         Err(report) => return report,
     };
     let path = match arguments.rate.as_deref().map(|rate| (rate, rate.parse::<ByteSize>())) {
@@ -44,12 +44,12 @@ pub(super) fn scrub(arguments: &ScrubArgs, config: &Config) -> Report {
             return Report::misused(&format!("--rate {rate:?} must be a size above 0, such as 20MiB"));
         }
     };
-    let answer = follow(&admin, &path, arguments.no_wait);
+    let answer = follow(&door, &path, arguments.no_wait);
     arguments.admin.report(answer, |scrubbing| format!("{}\n", in_words(scrubbing)))
 }
 
-fn follow(admin: &Url, path: &str, only_begin: bool) -> anyhow::Result<(Scrubbing, String)> {
-    let mut answer = ask::post::<Scrubbing>(admin, path)?;
+fn follow(door: &Door, path: &str, only_begin: bool) -> anyhow::Result<(Scrubbing, String)> {
+    let mut answer = door.post::<Scrubbing>(path)?;
     // For people, on the side: what a script reads is printed at the end.
     let mut side = std::io::stderr();
     let is_watched = side.is_terminal();
@@ -59,7 +59,7 @@ fn follow(admin: &Url, path: &str, only_begin: bool) -> anyhow::Result<(Scrubbin
         }
         #[expect(clippy::disallowed_methods)] // nobody else lives on this thread
         std::thread::sleep(EVERY);
-        answer = ask::get(admin, "/api/v1/scrub")?;
+        answer = door.get("/api/v1/scrub")?;
     }
     if is_watched {
         let _ = write!(side, "\r\x1b[K");

@@ -5,9 +5,8 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
-use url::Url;
 
-use super::ask::{self, AdminArgs};
+use super::ask::{AdminArgs, Door};
 use super::explain::of_budget;
 use super::report::Report;
 use super::words::{size, time};
@@ -37,22 +36,22 @@ const BAR: usize = 24;
 
 /// Asks the running mirror; nothing is asked of any upstream.
 pub(super) fn status(arguments: &StatusArgs, config: &Config) -> Report {
-    let admin = match arguments.admin.address(config) {
-        Ok(admin) => admin,
+    let door = match arguments.admin.door(config) {
+        Ok(door) => door,
         Err(report) => return report,
     };
     if arguments.watch {
-        return Report::failed(&watch(&admin, arguments.admin.json));
+        return Report::failed(&watch(&door, arguments.admin.json));
     }
-    arguments.admin.report(ask::get::<Status>(&admin, PATH), in_words)
+    arguments.admin.report(door.get::<Status>(PATH), in_words)
 }
 
 /// Until Ctrl-C, or an error. JSON is an object a line.
-fn watch(admin: &Url, as_json: bool) -> anyhow::Error {
+fn watch(door: &Door, as_json: bool) -> anyhow::Error {
     let mut out = std::io::stdout();
     let is_screen = out.is_terminal() && !as_json;
     loop {
-        let shown = match ask::get::<Status>(admin, PATH) {
+        let shown = match door.get::<Status>(PATH) {
             Ok((_, json)) if as_json => json,
             Ok((status, _)) if is_screen => on_screen(&in_words(&status)),
             Ok((status, _)) => format!("{}\n", in_words(&status)),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    Account, Anonymous, ByteSize, Cache, Config, Credentials, Freshness, Glob, Log, LogFormat, Probe, Proxy,
-    Schedule, Server, Share, SizeLimit, Upstream,
+    Account, Admin, Anonymous, ByteSize, Cache, Config, Credentials, Freshness, Glob, Log, LogFormat, Probe,
+    Proxy, Schedule, Server, Share, SizeLimit, Upstream,
 };
 use crate::oci::RegistryHost;
 
@@ -34,6 +34,7 @@ impl Default for Config {
         Config {
             offline: false,
             server: Server::default(),
+            admin: Admin::default(),
             cache: Cache::default(),
             freshness: Freshness::default(),
             schedule: Schedule::default(),

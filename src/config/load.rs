@@ -8,7 +8,8 @@ use toml::de::DeTable;
 
 use super::reader::{Reader, Section};
 use super::{
-    Cache, Config, Fault, Faults, Freshness, Log, Overrides, Schedule, Server, Tls, check, kinds, upstreams,
+    Admin, Cache, Config, Fault, Faults, Freshness, Log, Overrides, Schedule, Server, Tls, check, kinds,
+    upstreams,
 };
 
 /// A day: no wait of this program needs to be longer.
@@ -110,6 +111,8 @@ fn document(file: &mut Section<'_, '_>) -> Config {
     Config {
         offline: file.value("offline", absent.offline, kinds::boolean),
         server: file.section("server", server),
+        admin: file
+            .section("admin", |section| Admin { token_file: section.optional("token_file", kinds::path) }),
         cache: file.section("cache", cache),
         schedule: file.section("schedule", schedule),
         log: file.section("log", log),

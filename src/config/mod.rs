@@ -42,6 +42,8 @@ pub struct Config {
     pub offline: bool,
     /// The clients' and the operator's listeners.
     pub server: Server,
+    /// Who may change something at the operator's door.
+    pub admin: Admin,
     /// Where and how much is kept.
     pub cache: Cache,
     /// How long tags are trusted; each upstream may override it.
@@ -71,6 +73,13 @@ pub struct Server {
     pub max_connections: usize,
     /// Serve HTTPS on `listen`.
     pub tls: Option<Tls>,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admin {
+    /// The file whose first line is the token that whatever changes something must bring along; read at each such request.
+    pub token_file: Option<PathBuf>,
 }
 
 /// `server.tls`: files in PEM, read again when they change.

@@ -19,6 +19,10 @@ impl Config {
         let mut page = Page::default();
         page.key("offline", self.offline);
         server(&mut page, &self.server);
+        if let Some(file) = &self.admin.token_file {
+            page.head("[admin]");
+            page.key("token_file", path(file));
+        }
         page.head("[cache]");
         page.key("dir", path(&self.cache.dir));
         page.key("max_size", quoted(self.cache.max_size));

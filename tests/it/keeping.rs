@@ -199,3 +199,51 @@ async fn the_commands_say_what_they_did() {
         String::from_utf8_lossy(&again.stderr).contains("docker.io/library/app:v0: it is not known here")
     );
 }
+
+#[tokio::test]
+async fn with_a_token_only_who_has_it_changes_anything() {
+    let fake = FakeRegistry::start().await;
+    fake.push("library/app", "v0", &Image::layers(0, &[1000]));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let house = House::with(&fake, |config| {
+        config.server.admin_listen = "0.0.0.0:0".parse().unwrap();
+        config.admin.token_file = Some(file.clone());
+    })
+    .await;
+    pull(&house, "v0").await;
+    assert_eq!(refused(&house, "pin", "app:v0").await, (403, "token_unreadable".to_owned()));
+    std::fs::write(&file, "correct horse battery\n").unwrap();
+    assert_eq!(refused(&house, "pin", "app:v0").await, (403, "token_unreadable".to_owned()), "it has spaces");
+    std::fs::write(&file, "correct-horse-battery\n").unwrap();
+    assert_eq!(refused(&house, "pin", "app:v0").await, (401, "token_missing".to_owned()));
+    let with = async |token: &str| {
+        let header = format!("Bearer {token}");
+        let headers = [("authorization", header.as_str())];
+        house.admin().request(Method::POST, "/api/v1/pin?image=app:v0", &headers).await
+    };
+    let wrong = with("correct-horse-batterx").await;
+    assert_eq!((wrong.status, wrong.header("www-authenticate")), (401, "Bearer realm=\"tidelock\""));
+    assert_eq!(show(&house, "app:v0").await["pinned"], false, "to look needs none");
+    assert_eq!(with("correct-horse-battery").await.status, 200);
+
+    let without = house.command(&["unpin", "app:v0"]).await;
+    assert_eq!(without.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&without.stderr).contains("admin.token_file"));
+    let path = file.to_str().unwrap();
+    let done = house.command(&["unpin", "app:v0", "--token-file", path]).await;
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    // Another one, from the next request on.
+    std::fs::write(&file, "another-horse-battery\n").unwrap();
+    assert_eq!(with("correct-horse-battery").await.status, 401);
+}
+
+#[tokio::test]
+async fn where_others_reach_it_nothing_is_changed_without_a_token() {
+    let fake = FakeRegistry::start().await;
+    let everywhere = "0.0.0.0:0".parse().unwrap();
+    let house = House::with(&fake, |config| config.server.admin_listen = everywhere).await;
+    for verb in ["pin", "unpin", "remove", "refresh"] {
+        assert_eq!(refused(&house, verb, "app:v0").await, (403, "token_needed".to_owned()), "{verb}");
+    }
+}
