@@ -14,6 +14,7 @@ mod pages;
 mod process;
 mod token;
 mod types;
+mod ui;
 
 use std::io;
 use std::net::TcpListener;

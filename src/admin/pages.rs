@@ -1,16 +1,17 @@
 use std::sync::Arc;
 
-use http::{Method, Request, Response, StatusCode};
+use http::header::VARY;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use super::api::{self, images, status};
-use super::{Admin, answer};
+use super::{Admin, answer, ui};
 use crate::lifecycle::Phase;
 use crate::server::Body;
 
 /// What Prometheus expects of its text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4";
 
-/// What a path means. The status page gets its variant here.
+/// What a path means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Page {
     Index,
@@ -77,7 +78,7 @@ impl Page {
 
     fn about(self) -> &'static str {
         match self {
-            Page::Index => "this list",
+            Page::Index => "this list; for a browser, the status page",
             Page::Status => "everything at a glance: traffic, cache, fetches, budgets, troubles",
             Page::Events => "the same every second, as server-sent events",
             Page::History => "?span=hour or day: how the sums of traffic came to be what they are",
@@ -119,7 +120,11 @@ impl Page {
 
 /// Answers one request.
 pub(super) async fn answer<B>(admin: &Arc<Admin>, request: &Request<B>) -> Response<Body> {
-    let Some(page) = Page::at(request.uri().path()) else {
+    let path = request.uri().path();
+    if let Some(asset) = ui::asset(path).filter(|_| request.method().is_safe()) {
+        return asset;
+    }
+    let Some(page) = Page::at(path) else {
         return answer::error(StatusCode::NOT_FOUND, "not_found", "No such page. GET / lists what is here.");
     };
     if !page.takes(request.method()) {
@@ -127,7 +132,7 @@ pub(super) async fn answer<B>(admin: &Arc<Admin>, request: &Request<B>) -> Respo
     }
     let query = request.uri().query();
     let about_image = match page {
-        Page::Index => return answer::text(StatusCode::OK, index()),
+        Page::Index => return ui::page(request.headers()).unwrap_or_else(index),
         Page::Status => return api::json(&status::status(admin)),
         Page::Events => return status::events(admin),
         Page::History => return status::history(admin, query),
@@ -149,10 +154,12 @@ pub(super) async fn answer<B>(admin: &Arc<Admin>, request: &Request<B>) -> Respo
     about_image.unwrap_or_else(|refusal| refusal.answer())
 }
 
-fn index() -> String {
+fn index() -> Response<Body> {
     let head = format!("Tidelock {}\n\n", env!("CARGO_PKG_VERSION"));
     let lines = Page::ALL.map(|page| format!("{:<16} {}\n", page.path(), page.about()));
-    head + &lines.concat()
+    let mut list = answer::text(StatusCode::OK, head + &lines.concat());
+    list.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    list
 }
 
 fn readiness(phase: Phase) -> Response<Body> {

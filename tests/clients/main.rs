@@ -11,6 +11,7 @@ mod docker;
 #[path = "../it/support/mod.rs"]
 #[expect(clippy::disallowed_methods, reason = "the fakes spawn their own servers")]
 mod fakes;
+mod page;
 mod peer;
 mod podman;
 mod skopeo;

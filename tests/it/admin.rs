@@ -54,6 +54,13 @@ impl Door {
         answer
     }
 
+    fn ask_as_browser(&self, path: &str, host: &str) -> String {
+        self.ask(
+            &format!("GET {path}"),
+            &format!("{host}\r\nAccept: text/html,application/xhtml+xml,*/*;q=0.8"),
+        )
+    }
+
     fn get(&self, path: &str) -> String {
         self.ask(&format!("GET {path}"), &self.addr.to_string())
     }
@@ -152,4 +159,33 @@ fn a_foreign_host_is_refused_on_loopback() {
     let answer = door.ask("GET /metrics", "rebound.example");
     assert!(status(&answer) == "403" && !answer.contains("tidelock_"), "{answer}");
     assert_eq!(status(&door.ask("GET /metrics", "localhost:1234")), "200");
+}
+
+#[test]
+fn a_browser_gets_a_page_that_asks_nobody_else() {
+    let door = open();
+    let host = door.addr.to_string();
+    let page = door.ask_as_browser("/", &host);
+    assert_eq!(status(&page), "200");
+    assert!(
+        page.contains("content-type: text/html; charset=utf-8\r\n") && page.contains("vary: accept\r\n"),
+        "{page}"
+    );
+    assert!(
+        page.contains("content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'"),
+        "{page}"
+    );
+    // All that it names is here, and nothing is written into it.
+    let named: Vec<&str> = page.split('"').filter(|text| text.starts_with("/ui/")).collect();
+    assert!(named.len() > 3);
+    for path in named {
+        assert_eq!(status(&door.get(path)), "200", "{path}");
+        assert_eq!(status(&door.ask(&format!("POST {path}"), &host)), "404", "{path}");
+    }
+    for inline in ["<style", " style=", " onclick", "<script>", "http://", "https://"] {
+        assert!(!page.contains(inline), "{inline}");
+    }
+    let list = door.get("/");
+    assert!(list.contains("content-type: text/plain") && list.contains("/api/v1/status"), "{list}");
+    assert_eq!(status(&door.get("/ui/none.js")), "404");
 }
