@@ -11,10 +11,14 @@ use crate::server::Body;
 /// What Prometheus expects of its text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4";
 
+/// What all of this is, for programs; a test holds it to what is answered.
+const OPEN_API: &str = include_str!("openapi.json");
+
 /// What a path means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Page {
     Index,
+    OpenApi,
     Status,
     Events,
     History,
@@ -34,8 +38,9 @@ enum Page {
 }
 
 impl Page {
-    const ALL: [Page; 17] = [
+    const ALL: [Page; 18] = [
         Page::Index,
+        Page::OpenApi,
         Page::Status,
         Page::Events,
         Page::History,
@@ -57,6 +62,7 @@ impl Page {
     fn path(self) -> &'static str {
         match self {
             Page::Index => "/",
+            Page::OpenApi => "/api/v1/openapi.json",
             Page::Status => "/api/v1/status",
             Page::Events => "/api/v1/events",
             Page::History => "/api/v1/history",
@@ -79,6 +85,7 @@ impl Page {
     fn about(self) -> &'static str {
         match self {
             Page::Index => "this list; for a browser, the status page",
+            Page::OpenApi => "what all of /api takes and answers, as OpenAPI 3.1",
             Page::Status => "everything at a glance: traffic, cache, fetches, budgets, troubles",
             Page::Events => "the same every second, as server-sent events",
             Page::History => "?span=hour or day: how the sums of traffic came to be what they are",
@@ -133,6 +140,7 @@ pub(super) async fn answer<B>(admin: &Arc<Admin>, request: &Request<B>) -> Respo
     let query = request.uri().query();
     let about_image = match page {
         Page::Index => return ui::page(request.headers()).unwrap_or_else(index),
+        Page::OpenApi => return answer::typed(StatusCode::OK, "application/json", OPEN_API),
         Page::Status => return api::json(&status::status(admin)),
         Page::Events => return status::events(admin),
         Page::History => return status::history(admin, query),

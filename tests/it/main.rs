@@ -26,6 +26,7 @@ mod list;
 mod lists;
 mod metrics;
 mod open_files;
+mod openapi;
 mod parallel;
 mod patience;
 mod proofs;
