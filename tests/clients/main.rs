@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod containerd;
+mod dashboards;
 mod disks;
 mod docker;
 #[path = "../it/support/mod.rs"]
