@@ -16,6 +16,7 @@ mod descriptors;
 mod plan;
 mod reload;
 mod signals;
+mod systemd;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -32,6 +33,7 @@ pub use signals::survive_hangups;
 
 use self::reload::{Reloader, Rooms};
 use self::signals::Signals;
+use self::systemd::Sockets;
 use crate::admin::{self, Admin, AdminHandle};
 use crate::config::Config;
 use crate::lifecycle::{Lifecycle, Phase};
@@ -79,6 +81,7 @@ const SHORT_WORK: usize = 512;
 pub fn serve(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
     telemetry::init_logging(&config.log).context("log.level")?;
     choose_tls_provider();
+    let sockets = Sockets::handed_over()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(blocking_threads(&config))
@@ -89,7 +92,7 @@ pub fn serve(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
         let listen = || Signals::listen().context("listening to signals");
         let (mut first, mut second) = (listen()?, listen()?);
         let hangups = signals::hangups().context("listening to signals")?;
-        let house = House::build(config).await?;
+        let house = House::build_on(config, sockets).await?;
         let config = house.reloader.running();
         descriptors::provide(&config);
         banner(&config, &house.addresses(), house.admin_addr);
@@ -98,7 +101,7 @@ pub fn serve(config: Config, reread: Option<Reread>) -> anyhow::Result<()> {
             second.next().await;
             second.next().await;
         };
-        Ok::<_, anyhow::Error>(house.run(first.next(), cut).await)
+        Ok::<_, anyhow::Error>(systemd::watched(house.run(first.next(), cut)).await)
     });
     // What still blocks a thread (a read from a dead disk) must not hold the process.
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -117,11 +120,15 @@ impl House {
     /// # Errors
     /// What is in the way, and what to do about it.
     pub async fn build(config: Config) -> anyhow::Result<House> {
+        House::build_on(config, Sockets::default()).await
+    }
+
+    /// The same on sockets that listen already.
+    async fn build_on(config: Config, sockets: Sockets) -> anyhow::Result<House> {
         let life = Lifecycle::default();
         let metrics = Metrics::default();
         let tls = config.server.tls.as_ref().map(Tls::open).transpose()?;
-        let listeners = bind_all(&config.server.listen).await?;
-        let admin_listener = server::bind(config.server.admin_listen).await?;
+        let (listeners, admin_listener) = sockets.open(&config).await?;
         let admin_addr = admin_listener.local_addr().context("reading the admin address")?;
         let store = Store::open(&config.cache, &life, &metrics)?;
         let mirror = Mirror::new(&config, &store, &life, &metrics)?;
@@ -185,7 +192,9 @@ impl House {
             life.spawn("serve clients", server::serve(listener, tls, limits, life.clone(), metrics, handler));
         }
         life.enter(Phase::Ready);
+        systemd::ready();
         stop.await;
+        systemd::stopping();
         let ended = drain(&life, reloader.running().server.drain_timeout, cut).await;
         store.close().await;
         life.enter(Phase::Stopped);
@@ -199,14 +208,6 @@ impl House {
 fn blocking_threads(config: &Config) -> usize {
     let writers = config.upstreams.iter().map(|upstream| upstream.max_connections);
     writers.fold(SHORT_WORK, usize::saturating_add)
-}
-
-async fn bind_all(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
-    let mut listeners = Vec::with_capacity(addresses.len());
-    for address in addresses {
-        listeners.push(server::bind(*address).await?);
-    }
-    Ok(listeners)
 }
 
 async fn drain(life: &Lifecycle, patience: Duration, cut: impl Future<Output = ()>) -> Ended {

@@ -43,6 +43,7 @@ mod serve;
 mod server;
 mod status;
 mod stopping;
+mod systemd;
 mod support;
 mod support_works;
 mod throttled;

@@ -100,6 +100,20 @@ pub async fn start_with_open_files(soft: u64, hard: u64, arguments: &[&str]) -> 
     running(piped(command)).await
 }
 
+/// The same as [`start`], by a shell script that ends with `exec "$0" "$@"`, with a standard input and variables.
+pub async fn start_by(
+    script: &str,
+    input: impl Into<Stdio>,
+    variables: &[(&str, &str)],
+    arguments: &[&str],
+) -> Running {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_tidelock")]).args(arguments);
+    let mut command = piped(command);
+    command.stdin(input.into()).envs(variables.iter().copied());
+    running(command).await
+}
+
 async fn running(mut command: Command) -> Running {
     let mut child = command.spawn().unwrap();
     let (log, reading) = Lines::of(child.stderr.take().unwrap());
