@@ -8,6 +8,7 @@
 
 mod answer;
 mod api;
+mod audit;
 mod guard;
 mod history;
 mod pages;
@@ -174,10 +175,15 @@ fn run(
             let admin = Arc::clone(&admin);
             let refused = guard.check(&request, || read_token(&admin.rules.load().config.admin));
             async move {
-                match refused {
+                let audited = audit::Entry::of(&request);
+                let answer = match refused {
                     Some(refused) => refused,
                     None => pages::answer(&admin, &request).await,
+                };
+                if let Some(entry) = audited {
+                    entry.end(answer.status(), admin.rules.load().config.log.audit.as_deref());
                 }
+                answer
             }
         };
         let serving =

@@ -71,7 +71,7 @@ macro_rules! credential {
     };
 }
 
-const HOUSE: [Key<Config>; 18] = [
+const HOUSE: [Key<Config>; 19] = [
     key!(Now, "offline", offline),
     key!(Restart, "server.listen", server.listen),
     key!(Restart, "server.admin_listen", server.admin_listen),
@@ -90,6 +90,7 @@ const HOUSE: [Key<Config>; 18] = [
     key!(Now, "schedule.reserve", schedule.reserve),
     key!(Now, "log.format", log.format),
     key!(Now, "log.level", log.level),
+    key!(Now, "log.audit", log.audit),
 ];
 
 /// Of `[freshness]`, and of each upstream.

@@ -88,7 +88,7 @@ impl Default for Schedule {
 
 impl Default for Log {
     fn default() -> Self {
-        Log { format: LogFormat::Text, level: "info".to_owned() }
+        Log { format: LogFormat::Text, level: "info".to_owned(), audit: None }
     }
 }
 

@@ -187,5 +187,6 @@ fn log(section: &mut Section<'_, '_>) -> Log {
     Log {
         format: section.value("format", absent.format, kinds::log_format),
         level: section.value("level", absent.level, kinds::text),
+        audit: section.optional("audit", kinds::path),
     }
 }

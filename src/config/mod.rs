@@ -139,6 +139,8 @@ pub struct Log {
     pub format: LogFormat,
     /// The least severe level that is written, or a list such as `info,tidelock::upstream=debug`.
     pub level: String,
+    /// A file that gets a line for whatever is changed at the operator's door, or was to be.
+    pub audit: Option<PathBuf>,
 }
 
 /// How log lines look.

@@ -37,6 +37,9 @@ impl Config {
         page.head("[log]");
         page.key("format", quoted(format_name(self.log.format)));
         page.key("level", quoted(&self.log.level));
+        if let Some(file) = &self.log.audit {
+            page.key("audit", path(file));
+        }
         for each in &self.upstreams {
             upstream(&mut page, each, &self.freshness);
         }

@@ -118,6 +118,7 @@ impl Registry {
             ns,
             errand: errand(head),
         };
+        record.errand(&asked.errand);
         let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
         let host = host.or(head.uri.authority().map(|authority| authority.as_str()));
         let answer = match request {

@@ -11,6 +11,7 @@ use crate::lifecycle::now;
 use crate::mirror::Served;
 use crate::oci::Kind;
 use crate::routing::Target;
+use crate::scheduler::Errand;
 use crate::section::Piece;
 use crate::server::{Body, Peer};
 use crate::telemetry::{Journal, Trouble};
@@ -25,6 +26,7 @@ pub(super) struct Record {
     path: String,
     client: Option<SocketAddr>,
     target: Option<Target>,
+    errand: Option<Errand>,
     kind: Option<Kind>,
     outcome: Option<Outcome>,
     reason: Option<&'static str>,
@@ -48,6 +50,7 @@ impl Record {
             path: shortened(request.uri().path()),
             client: request.extensions().get::<Peer>().map(|peer| peer.addr),
             target: None,
+            errand: None,
             kind: None,
             outcome: None,
             reason: None,
@@ -61,6 +64,10 @@ impl Record {
 
     pub(super) fn kind(&mut self, kind: Kind) {
         self.kind = Some(kind);
+    }
+
+    pub(super) fn errand(&mut self, errand: &Errand) {
+        self.errand = Some(errand.clone());
     }
 
     pub(super) fn target(&mut self, target: &Target) {
@@ -156,6 +163,7 @@ impl Record {
         let (first_ms, ms) = line();
         let repository = self.target.as_ref().map(|target| tracing::field::display(&target.repository));
         let client = self.client.map(tracing::field::display);
+        let account = self.errand.as_ref().and_then(Errand::account);
         macro_rules! write_line {
             ($level:ident) => {
                 tracing::$level!(
@@ -165,6 +173,7 @@ impl Record {
                     outcome = self.outcome.map_or("ok", Outcome::as_str),
                     repository,
                     client,
+                    account,
                     sent = self.sent,
                     first_ms,
                     ms,

@@ -1,8 +1,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -37,16 +37,18 @@ pub struct Errand {
     patience: Duration,
 }
 
-/// A priority that can rise: somebody joins work that nobody had waited for. Made for each request, of which few wait,
-/// so it is no more than a byte and a list of who waits.
+/// A priority that can rise: somebody joins work that nobody had waited for.
 #[derive(Debug, Clone)]
 pub struct Urgency(Arc<Level>);
 
+/// What all clones share. Made for each request, of which few wait or ask an upstream, so it is small.
 #[derive(Debug)]
 struct Level {
     /// The place in [`Priority::ALL`].
     priority: AtomicU8,
     raised: Notify,
+    /// By which account it last went upstream.
+    account: Mutex<Option<String>>,
 }
 
 /// A busy connection or pace is over in this time, as a rule.
@@ -135,6 +137,17 @@ impl Errand {
         Errand { may_wait: false, ..self }
     }
 
+    /// It goes upstream by this account.
+    pub(super) fn goes_by(&self, account: Option<String>) {
+        *self.urgency.account() = account;
+    }
+
+    /// By which account it last went upstream; `None` where it did not, since what it wanted was here or somebody else
+    /// was fetching it.
+    pub fn account(&self) -> Option<String> {
+        self.urgency.account().clone()
+    }
+
     /// The handle by which it is made more urgent.
     pub fn urgency(&self) -> &Urgency {
         &self.urgency
@@ -143,7 +156,12 @@ impl Errand {
 
 impl Urgency {
     fn new(priority: Priority) -> Urgency {
-        Urgency(Arc::new(Level { priority: AtomicU8::new(priority as u8), raised: Notify::new() }))
+        let (priority, raised) = (AtomicU8::new(priority as u8), Notify::new());
+        Urgency(Arc::new(Level { priority, raised, account: Mutex::default() }))
+    }
+
+    fn account(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How urgent it is now.

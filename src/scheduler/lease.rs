@@ -244,7 +244,8 @@ impl Lease {
         change(&mut self.lane.state(), &mut bill, Instant::now());
     }
 
-    fn name(&self) -> Option<String> {
+    /// The account's name, as logs have it.
+    pub(super) fn name(&self) -> Option<String> {
         Some(self.lane.state().budget.purses[self.choice.purse].name.clone())
     }
 

@@ -177,7 +177,9 @@ impl Scheduler {
     /// [`Refused`] says what is in the way and until when.
     pub async fn lease(&self, upstream: UpstreamId, want: Want, errand: &Errand) -> Result<Lease, Refused> {
         let deadline = errand.deadline(self.max_wait());
-        self.lane(upstream).lease(want, errand, deadline, &self.life).await
+        let lease = self.lane(upstream).lease(want, errand, deadline, &self.life).await?;
+        errand.goes_by(lease.name());
+        Ok(lease)
     }
 
     /// Waits for leave to send one counted request, for the manifest that `reference` means, as long. Cancel-safe.

@@ -247,3 +247,43 @@ async fn where_others_reach_it_nothing_is_changed_without_a_token() {
         assert_eq!(refused(&house, verb, "app:v0").await, (403, "token_needed".to_owned()), "{verb}");
     }
 }
+
+#[tokio::test]
+async fn what_was_changed_and_what_was_refused_is_written_down() {
+    let (_fake, house) = scene().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let own = file.clone();
+    let house = house.restart(|config| config.log.audit = Some(own)).await;
+    pull(&house, "v0").await;
+    show(&house, "app:v0").await;
+    assert!(!file.exists(), "to look is no change");
+    done(&house, "pin", "app:v0").await;
+    refused(&house, "remove", "app:v0").await;
+    // Rotated.
+    std::fs::rename(&file, folder.path().join("audit.1")).unwrap();
+    let foreign = [("origin", "http://evil.example"), ("authorization", "Bearer x")];
+    house.admin().request(Method::POST, "/api/v1/unpin?image=app:v0", &foreign).await;
+    let lines = |file: &std::path::Path| -> Vec<Value> {
+        let text = std::fs::read_to_string(file).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let first = lines(&folder.path().join("audit.1"));
+    let said: Vec<(&Value, &Value)> = first.iter().map(|line| (&line["action"], &line["status"])).collect();
+    let [pin, remove] = ["POST /api/v1/pin", "POST /api/v1/remove"].map(Value::from);
+    assert_eq!(said, [(&pin, &200.into()), (&remove, &409.into())]);
+    assert_eq!((&first[0]["query"], &first[0]["with_token"]), (&"image=app:v0".into(), &false.into()));
+    assert!(
+        first[0]["client"].as_str().unwrap().starts_with("127.0.0.1:")
+            && first[0]["at"].as_u64().unwrap() > 1_700_000_000
+    );
+    let second = lines(&file);
+    assert_eq!(
+        (second.len(), &second[0]["status"], &second[0]["with_token"]),
+        (1, &403.into(), &true.into())
+    );
+    // What cannot be written is no reason to refuse.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    done(&house, "unpin", "app:v0").await;
+}

@@ -61,6 +61,7 @@ async fn one_line_for_each_request_and_a_clean_end() {
         "outcome=\"miss\"",
         "/manifests/v1",
         "docker.io/library/app",
+        "account=\"anonymous\"",
         "sent=0",
     ]);
     one(&[
