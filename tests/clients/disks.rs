@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
 use tempfile::TempDir;
@@ -23,6 +23,9 @@ const MIB: usize = 1 << 20;
 const LAYERS: [usize; 3] = [MIB + 500_000, 300_000, 1_000];
 const FULL: &str = "tidelock_cache_failing{reason=\"full\"}";
 const READ_ONLY: &str = "tidelock_cache_failing{reason=\"read_only\"}";
+
+/// No client of another test lives longer.
+const LONGEST_CLIENT: Duration = Duration::from_secs(240);
 
 /// A file system of its own, gone when dropped.
 struct Disk {
@@ -76,11 +79,21 @@ impl Disk {
     }
 
     /// It is unmounted, checked and mounted again.
-    fn is_repaired(&self) {
+    async fn is_repaired(&self) {
         run(Command::new("umount").arg(&self.at));
+        let device = self.device.as_ref().unwrap();
+        // Clients of other tests have mount namespaces of their own: what was mounted when one of them began is mounted
+        // there until it ends.
+        let begun = Instant::now();
+        let checked = loop {
+            let checked = Command::new("e2fsck").args(["-f", "-y"]).arg(device).output().unwrap();
+            let is_in_use = String::from_utf8_lossy(&checked.stdout).contains("is in use");
+            if !is_in_use || begun.elapsed() > LONGEST_CLIENT {
+                break checked;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
         // 1: there was something to repair.
-        let checked =
-            Command::new("e2fsck").args(["-f", "-y"]).arg(self.device.as_ref().unwrap()).output().unwrap();
         assert!(checked.status.code().is_some_and(|code| code <= 1), "{checked:?}");
         self.mount();
     }
@@ -352,7 +365,7 @@ async fn a_damaged_file_system() {
     for words in ["Read-only file system", "cache.dir"] {
         assert!(ended.err.contains(words), "{}", ended.err);
     }
-    scene.disk.is_repaired();
+    scene.disk.is_repaired().await;
     let running = scene.start().await;
     scene.serves(&running, 0).await;
     running.stop().await;
