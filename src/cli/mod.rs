@@ -9,6 +9,7 @@ mod client;
 mod explain;
 mod keeping;
 mod list;
+mod man;
 mod online;
 mod options;
 mod refresh;
@@ -29,6 +30,7 @@ use self::ask::ImageArgs;
 use self::check::CheckArgs;
 use self::client::ClientArgs;
 use self::list::ListArgs;
+use self::man::ManArgs;
 use self::options::Options;
 use self::report::Report;
 use self::scrub::ScrubArgs;
@@ -86,6 +88,8 @@ enum Command {
     Remove(ImageArgs),
     /// Hash anew what the running mirror keeps; what is damaged is taken out and fetched anew at the next pull
     Scrub(ScrubArgs),
+    /// Print the manual page, or write all of them
+    Man(ManArgs),
     /// Print a shell's completion script
     Completions {
         /// The shell
@@ -138,6 +142,7 @@ fn execute(cli: &Cli) -> Report {
         Some(Command::Unpin(arguments)) => asked(keeping::unpin, arguments),
         Some(Command::Remove(arguments)) => asked(keeping::remove, arguments),
         Some(Command::Scrub(arguments)) => cli.options.load().map(|config| scrub::scrub(arguments, &config)),
+        Some(Command::Man(arguments)) => Ok(man::man(arguments, Cli::command())),
         Some(Command::Completions { shell }) => Ok(completions(*shell)),
     };
     outcome.unwrap_or_else(|faults: Faults| Report::refused(&faults))

@@ -1,9 +1,9 @@
 //! `tidelock scrub`: hash anew what the running mirror keeps.
 
-use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use url::form_urlencoded;
 
 use super::ask::{AdminArgs, Door};
@@ -50,21 +50,22 @@ pub(super) fn scrub(arguments: &ScrubArgs, config: &Config) -> Report {
 
 fn follow(door: &Door, path: &str, only_begin: bool) -> anyhow::Result<(Scrubbing, String)> {
     let mut answer = door.post::<Scrubbing>(path)?;
-    // For people, on the side: what a script reads is printed at the end.
-    let mut side = std::io::stderr();
-    let is_watched = side.is_terminal();
+    // For people, on standard error and only where that is a terminal: what a script reads is printed at the end.
+    let bar = ProgressBar::new(answer.0.all_bytes).with_style(style());
     while answer.0.running && !only_begin {
-        if is_watched {
-            let _ = write!(side, "\r{}\x1b[K", in_words(&answer.0));
-        }
+        bar.set_length(answer.0.all_bytes);
+        bar.set_position(answer.0.bytes);
+        bar.set_message(in_words(&answer.0));
         #[expect(clippy::disallowed_methods)] // nobody else lives on this thread
         std::thread::sleep(EVERY);
         answer = door.get("/api/v1/scrub")?;
     }
-    if is_watched {
-        let _ = write!(side, "\r\x1b[K");
-    }
+    bar.finish_and_clear();
     Ok(answer)
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("[{bar:24}] {msg}").expect("a template that is right").progress_chars("== ")
 }
 
 fn in_words(scrubbing: &Scrubbing) -> String {

@@ -7,6 +7,7 @@
 
 mod containerd;
 mod dashboards;
+mod deploy;
 mod disks;
 mod docker;
 #[path = "../it/support/mod.rs"]

@@ -284,3 +284,28 @@ fn shells_complete() {
         assert!(script.contains("tidelock") && script.contains("cache-dir"), "{shell}");
     }
 }
+
+#[test]
+fn pages_of_the_manual() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("man");
+    let written = printed(&["man", "--out", out.to_str().unwrap()]);
+    let commands = printed(&["--help"]);
+    let (_, commands) = commands.split_once("Commands:\n").unwrap();
+    let commands = commands
+        .lines()
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next());
+    for command in commands.filter(|command| !["help", "serve"].contains(command)).chain(["serve"]) {
+        let page = std::fs::read_to_string(out.join(format!("tidelock-{command}.1")));
+        assert!(
+            page.is_ok_and(|page| page.starts_with(".ie") && page.contains(".TH tidelock")),
+            "{command} of\n{written}"
+        );
+    }
+    assert_eq!(printed(&["man"]), std::fs::read_to_string(out.join("tidelock.1")).unwrap());
+    let taken = folder.path().join("taken");
+    std::fs::write(&taken, "").unwrap();
+    let refused = run(&["man", "--out", taken.to_str().unwrap()], &[]);
+    assert_eq!(refused.status.code(), Some(1));
+}

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use tidelock::config::Config;
 
+use crate::support::house::House;
+use crate::support::registry::FakeRegistry;
+
 const EXAMPLE: &str = "config.example.toml";
 
 #[test]
@@ -139,4 +142,59 @@ fn collect(value: &toml::Value, path: &str, named: &mut BTreeSet<String>) {
 
 fn page(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// The rows of a table behind a heading of `deploy/README.md`, each as its first cell's words in backticks.
+fn table(page: &str, heading: &str) -> BTreeSet<String> {
+    let (_, rest) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("{heading}"));
+    let rows =
+        rest.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let cells = rows.skip(2).map(|row| row.split('|').nth(1).unwrap());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned)).collect()
+}
+
+#[test]
+fn the_operators_page_names_every_key() {
+    let keys = Config::keys();
+    let leaves = keys.iter().filter(|key| !keys.iter().any(|other| other.starts_with(&format!("{key}."))));
+    assert_eq!(table(&page("deploy/README.md"), "Every key"), leaves.cloned().collect());
+}
+
+#[tokio::test]
+async fn the_operators_page_names_every_metric_and_its_labels() {
+    let fake = FakeRegistry::start().await;
+    let house = House::over(&fake).await;
+    let exposed = house.admin().get("/metrics").await.text();
+    let names = exposed.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let names: BTreeSet<String> = names.map(str::to_owned).collect();
+    let page = page("deploy/README.md");
+    assert_eq!(table(&page, "Every metric"), names);
+    for name in names {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
+        let told: BTreeSet<&str> = row.split('|').nth(3).unwrap().split('`').skip(1).step_by(2).collect();
+        let series = exposed.lines().filter(|line| {
+            let own = line.strip_prefix(&name).unwrap_or("-");
+            own.starts_with(['{', ' ']) || own.starts_with("_bucket{")
+        });
+        let labels = series.flat_map(|line| {
+            let inside = line
+                .split_once('{')
+                .and_then(|(_, rest)| rest.rsplit_once('}'))
+                .map_or("", |(labels, _)| labels);
+            inside.split("\",").filter_map(|label| label.split_once('=')).map(|(label, _)| label)
+        });
+        let labels: BTreeSet<&str> = labels.filter(|label| *label != "le").collect();
+        assert!(labels.is_empty() || labels == told, "{name}: {labels:?}, told {told:?}");
+    }
+}
+
+/// What an alert is about stands in the table by symptom.
+#[test]
+fn the_operators_page_names_every_alert() {
+    let (page, alerts) = (page("deploy/README.md"), page("deploy/prometheus/alerts.yml"));
+    let names: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() > 10);
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")), "{name}");
+    }
 }
