@@ -41,7 +41,7 @@ use crate::mirror::Mirror;
 use crate::registry::Registry;
 use crate::server::{self, Limits, ServerMetrics, Tls};
 use crate::store::Store;
-use crate::telemetry::{self, Journal, Metrics};
+use crate::telemetry::{self, Journal, Metrics, Traces};
 
 /// A mirror that is ready to run.
 pub struct House {
@@ -56,6 +56,7 @@ pub struct House {
     tls: Option<Tls>,
     limits: Limits,
     server_metrics: ServerMetrics,
+    traces: Traces,
 }
 
 /// How a run ended.
@@ -133,7 +134,8 @@ impl House {
         let store = Store::open(&config.cache, &life, &metrics)?;
         let mirror = Mirror::new(&config, &store, &life, &metrics)?;
         let journal = Journal::default();
-        let registry = Registry::new(&config, mirror.clone(), &metrics, &journal);
+        let traces = Traces::new(&config.trace).context("trace.endpoint")?;
+        let registry = Registry::new(&config, mirror.clone(), &metrics, &journal, &traces);
         let server_metrics = ServerMetrics::new(&metrics);
         let limits = Limits::new(config.server.max_connections);
         limits.slots.keep_count(&life);
@@ -158,6 +160,7 @@ impl House {
             tls,
             limits,
             server_metrics,
+            traces,
         })
     }
 
@@ -180,8 +183,19 @@ impl House {
     /// Serves until `stop` resolves, then drains until everything has ended, `server.drain_timeout` is over,
     /// or `cut` resolves.
     pub async fn run(self, stop: impl Future<Output = ()>, cut: impl Future<Output = ()>) -> Ended {
-        let House { life, reloader, admin, store, registry, listeners, tls, limits, server_metrics, .. } =
-            self;
+        let House {
+            life,
+            reloader,
+            admin,
+            store,
+            registry,
+            listeners,
+            tls,
+            limits,
+            server_metrics,
+            traces,
+            ..
+        } = self;
         if let Some(tls) = &tls {
             tls.watch(&life, TLS_POLL);
         }
@@ -197,6 +211,7 @@ impl House {
         systemd::stopping();
         let ended = drain(&life, reloader.running().server.drain_timeout, cut).await;
         store.close().await;
+        traces.close().await;
         life.enter(Phase::Stopped);
         admin.stop().await;
         ended

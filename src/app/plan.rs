@@ -71,7 +71,7 @@ macro_rules! credential {
     };
 }
 
-const HOUSE: [Key<Config>; 19] = [
+const HOUSE: [Key<Config>; 21] = [
     key!(Now, "offline", offline),
     key!(Restart, "server.listen", server.listen),
     key!(Restart, "server.admin_listen", server.admin_listen),
@@ -91,6 +91,8 @@ const HOUSE: [Key<Config>; 19] = [
     key!(Now, "log.format", log.format),
     key!(Now, "log.level", log.level),
     key!(Now, "log.audit", log.audit),
+    key!(Restart, "trace.endpoint", trace.endpoint),
+    key!(Restart, "trace.share", trace.share),
 ];
 
 /// Of `[freshness]`, and of each upstream.

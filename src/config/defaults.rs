@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     Account, Admin, Anonymous, ByteSize, Cache, Config, Credentials, Freshness, Glob, Log, LogFormat, Probe,
-    Proxy, Schedule, Server, Share, SizeLimit, Upstream,
+    Proxy, Schedule, Server, Share, SizeLimit, Trace, Upstream,
 };
 use crate::oci::RegistryHost;
 
@@ -39,6 +39,7 @@ impl Default for Config {
             freshness: Freshness::default(),
             schedule: Schedule::default(),
             log: Log::default(),
+            trace: Trace::default(),
             upstreams: upstreams.into(),
         }
     }
@@ -83,6 +84,12 @@ impl Default for Freshness {
 impl Default for Schedule {
     fn default() -> Self {
         Schedule { max_wait: Duration::from_secs(15), reserve: Share(20) }
+    }
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Trace { endpoint: None, share: Share(100) }
     }
 }
 

@@ -133,6 +133,11 @@ pub(super) fn endpoint(value: &DeValue<'_>) -> Read<Url> {
     })
 }
 
+pub(super) fn collector(value: &DeValue<'_>) -> Read<Url> {
+    let url = base_url(value).filter(|url| url.scheme() == "http" && url.username().is_empty());
+    url.ok_or_else(|| "http://, a host and perhaps a port, such as http://127.0.0.1:4318".to_owned())
+}
+
 pub(super) fn proxy(value: &DeValue<'_>) -> Read<Proxy> {
     if value.as_str() == Some("none") {
         return Ok(Proxy::None);

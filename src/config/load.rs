@@ -8,8 +8,8 @@ use toml::de::DeTable;
 
 use super::reader::{Reader, Section};
 use super::{
-    Admin, Cache, Config, Fault, Faults, Freshness, Log, Overrides, Schedule, Server, Tls, check, kinds,
-    upstreams,
+    Admin, Cache, Config, Fault, Faults, Freshness, Log, Overrides, Schedule, Server, Tls, Trace, check,
+    kinds, upstreams,
 };
 
 /// A day: no wait of this program needs to be longer.
@@ -116,6 +116,7 @@ fn document(file: &mut Section<'_, '_>) -> Config {
         cache: file.section("cache", cache),
         schedule: file.section("schedule", schedule),
         log: file.section("log", log),
+        trace: file.section("trace", trace),
         upstreams: upstreams::read(file, &freshness),
         freshness,
     }
@@ -170,6 +171,14 @@ pub(super) fn freshness(section: &mut Section<'_, '_>, absent: &Freshness) -> Fr
         stale_if_error: section.value("stale_if_error", absent.stale_if_error, kinds::duration),
         negative_ttl: section.value("negative_ttl", absent.negative_ttl, kinds::duration),
         immutable_tags: section.list("immutable_tags", absent.immutable_tags.clone(), kinds::glob),
+    }
+}
+
+fn trace(section: &mut Section<'_, '_>) -> Trace {
+    let absent = Trace::default();
+    Trace {
+        endpoint: section.optional("endpoint", kinds::collector),
+        share: section.value("share", absent.share, kinds::share),
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Config {
     pub schedule: Schedule,
     /// What is logged and how.
     pub log: Log,
+    /// Where spans are sent.
+    pub trace: Trace,
     /// The registries that are mirrored, and the only ones ever contacted (I6).
     pub upstreams: Vec<Upstream>,
 }
@@ -141,6 +143,15 @@ pub struct Log {
     pub level: String,
     /// A file that gets a line for whatever is changed at the operator's door, or was to be.
     pub audit: Option<PathBuf>,
+}
+
+/// `[trace]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trace {
+    /// The collector's base URL (OTLP over HTTP); without one no spans are made.
+    pub endpoint: Option<url::Url>,
+    /// Of requests whose client has not decided, so many are traced.
+    pub share: Share,
 }
 
 /// How log lines look.

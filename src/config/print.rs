@@ -40,6 +40,11 @@ impl Config {
         if let Some(file) = &self.log.audit {
             page.key("audit", path(file));
         }
+        page.head("[trace]");
+        if let Some(endpoint) = &self.trace.endpoint {
+            page.key("endpoint", quoted(endpoint.as_str().trim_end_matches('/')));
+        }
+        page.key("share", quoted(self.trace.share));
         for each in &self.upstreams {
             upstream(&mut page, each, &self.freshness);
         }

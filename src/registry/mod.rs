@@ -34,7 +34,7 @@ use crate::oci::{
 use crate::routing::{Router, Target};
 use crate::scheduler::{ClientAddr, Errand};
 use crate::server::{Body, Peer};
-use crate::telemetry::{Journal, Metrics};
+use crate::telemetry::{Journal, Metrics, Traces};
 
 /// The clients' door. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +45,7 @@ struct Inner {
     mirror: Mirror,
     metrics: RegistryMetrics,
     journal: Journal,
+    traces: Traces,
 }
 
 /// What the operator allows, and under which names.
@@ -63,13 +64,21 @@ struct Asked<'a> {
 }
 
 impl Registry {
-    /// A door to `mirror`, for the upstreams of `config`. What happens at it is counted in `metrics` and told to `journal`.
-    pub fn new(config: &Config, mirror: Mirror, metrics: &Metrics, journal: &Journal) -> Registry {
+    /// A door to `mirror`, for the upstreams of `config`. What happens at it is counted in `metrics`, told to
+    /// `journal`, and traced.
+    pub fn new(
+        config: &Config,
+        mirror: Mirror,
+        metrics: &Metrics,
+        journal: &Journal,
+        traces: &Traces,
+    ) -> Registry {
         Registry(Arc::new(Inner {
             rules: ArcSwap::from_pointee(Rules::of(config)),
             mirror,
             metrics: RegistryMetrics::new(metrics, config),
             journal: journal.clone(),
+            traces: traces.clone(),
         }))
     }
 
@@ -81,7 +90,8 @@ impl Registry {
     /// Answers one request, whatever it is.
     pub async fn handle<B>(self, request: Request<B>) -> Response<Body> {
         let begun = Instant::now();
-        let mut record = Record::begin(&self.0.metrics, &self.0.journal, &request);
+        let trace = self.0.traces.request(request.headers());
+        let mut record = Record::begin(&self.0.metrics, &self.0.journal, &request, trace);
         let (head, body) = request.into_parts();
         // A body is nothing that the pull side asks for; it is not read.
         drop(body);
@@ -116,7 +126,7 @@ impl Registry {
             path,
             headers: &head.headers,
             ns,
-            errand: errand(head),
+            errand: errand(head).traced(record.trace().clone()),
         };
         record.errand(&asked.errand);
         let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());

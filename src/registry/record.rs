@@ -14,7 +14,7 @@ use crate::routing::Target;
 use crate::scheduler::Errand;
 use crate::section::Piece;
 use crate::server::{Body, Peer};
-use crate::telemetry::{Journal, Trouble};
+use crate::telemetry::{Journal, Trace, Trouble};
 
 /// What is known of one request: the one line it leaves in the log and all of its metrics come from here, when
 /// the last byte of the answer has gone or the client has.
@@ -27,6 +27,7 @@ pub(super) struct Record {
     client: Option<SocketAddr>,
     target: Option<Target>,
     errand: Option<Errand>,
+    trace: Trace,
     kind: Option<Kind>,
     outcome: Option<Outcome>,
     reason: Option<&'static str>,
@@ -41,7 +42,12 @@ pub(super) struct Record {
 const LONGEST_PATH: usize = 300;
 
 impl Record {
-    pub(super) fn begin<B>(metrics: &RegistryMetrics, journal: &Journal, request: &Request<B>) -> Record {
+    pub(super) fn begin<B>(
+        metrics: &RegistryMetrics,
+        journal: &Journal,
+        request: &Request<B>,
+        trace: Trace,
+    ) -> Record {
         Record {
             metrics: metrics.clone(),
             journal: journal.clone(),
@@ -51,6 +57,7 @@ impl Record {
             client: request.extensions().get::<Peer>().map(|peer| peer.addr),
             target: None,
             errand: None,
+            trace,
             kind: None,
             outcome: None,
             reason: None,
@@ -68,6 +75,11 @@ impl Record {
 
     pub(super) fn errand(&mut self, errand: &Errand) {
         self.errand = Some(errand.clone());
+    }
+
+    /// Its span.
+    pub(super) fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     pub(super) fn target(&mut self, target: &Target) {
@@ -155,6 +167,26 @@ impl Record {
         });
     }
 
+    /// Ends the span.
+    fn describe(&self) {
+        let trace = &self.trace;
+        trace.rename(|| format!("{} {}", self.method, self.kind.map_or("/v2/", Kind::as_str)));
+        trace.note("http.request.method", || Some(self.method.to_string()));
+        trace.note("url.path", || Some(self.path.clone()));
+        trace.note("http.response.status_code", || Some(i64::from(self.status)));
+        trace.note("client.address", || self.client.map(|client| client.ip().to_string()));
+        trace
+            .note("tidelock.repository", || self.target.as_ref().map(|target| target.repository.to_string()));
+        trace.note("tidelock.outcome", || self.outcome.map(Outcome::as_str));
+        trace.note("tidelock.account", || self.errand.as_ref().and_then(Errand::account));
+        trace.note("tidelock.sent_bytes", || i64::try_from(self.sent).ok());
+        trace.note("error.type", || self.reason);
+        // What a client did wrong is no failure of ours (semantic conventions for HTTP servers).
+        let failed = self.status == 0 || self.status >= 500 || self.sent < self.expected;
+        let error = self.error.as_deref().or(self.reason).filter(|_| failed);
+        trace.end(error);
+    }
+
     fn log(&self) {
         let line = || {
             let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -202,6 +234,7 @@ impl Drop for Record {
         }
         self.count();
         self.tell();
+        self.describe();
         self.log();
     }
 }

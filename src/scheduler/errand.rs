@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::telemetry::Trace;
+
 /// How urgent a request is. The order is the order in which they go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
@@ -35,6 +37,7 @@ pub struct Errand {
     /// Longer or shorter than `schedule.max_wait`.
     hold: Option<Duration>,
     patience: Duration,
+    pub(super) trace: Trace,
 }
 
 /// A priority that can rise: somebody joins work that nobody had waited for.
@@ -94,6 +97,7 @@ impl Errand {
             begun: Instant::now(),
             hold: None,
             patience: Duration::MAX,
+            trace: Trace::default(),
         }
     }
 
@@ -101,6 +105,12 @@ impl Errand {
     #[must_use]
     pub fn within(self, patience: Duration) -> Errand {
         Errand { patience, ..self }
+    }
+
+    /// What is asked of upstreams for it is part of this span.
+    #[must_use]
+    pub fn traced(self, trace: Trace) -> Errand {
+        Errand { trace, ..self }
     }
 
     /// Held for so long, whatever `schedule.max_wait` says.

@@ -12,6 +12,7 @@ use super::metrics::Reason;
 use super::{ClientAddr, Told, Want};
 use crate::config::UpstreamId;
 use crate::oci::{Reference, RepositoryName};
+use crate::telemetry::Trace;
 
 /// Leave to send requests to one upstream, on one account, over one connection at a time.
 ///
@@ -27,6 +28,8 @@ pub struct Lease {
     pub(super) trial: Option<Instant>,
     account: Option<usize>,
     client: ClientAddr,
+    /// Of the request for whose sake it was given.
+    pub(super) trace: Trace,
     bill: Mutex<Bill>,
 }
 
@@ -61,7 +64,13 @@ impl Lease {
         account: Option<usize>,
         client: ClientAddr,
     ) -> Lease {
-        Lease { lane, want, choice, trial, account, client, bill: Mutex::new(Bill::Free) }
+        let (trace, bill) = (Trace::default(), Mutex::new(Bill::Free));
+        Lease { lane, want, choice, trial, account, client, trace, bill }
+    }
+
+    /// The span that what is asked under it is part of.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// Whom this lease lets speak to.

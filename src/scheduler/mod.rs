@@ -177,8 +177,9 @@ impl Scheduler {
     /// [`Refused`] says what is in the way and until when.
     pub async fn lease(&self, upstream: UpstreamId, want: Want, errand: &Errand) -> Result<Lease, Refused> {
         let deadline = errand.deadline(self.max_wait());
-        let lease = self.lane(upstream).lease(want, errand, deadline, &self.life).await?;
+        let mut lease = self.lane(upstream).lease(want, errand, deadline, &self.life).await?;
         errand.goes_by(lease.name());
+        lease.trace = errand.trace.clone();
         Ok(lease)
     }
 

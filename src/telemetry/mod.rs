@@ -6,7 +6,9 @@
 mod journal;
 mod logging;
 mod metrics;
+mod traces;
 
 pub use journal::{Journal, Trouble};
 pub use logging::{BadFilter, check_filter, init_logging, set_logging};
 pub use metrics::{Metrics, Reading};
+pub use traces::{Trace, Traces};

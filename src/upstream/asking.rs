@@ -17,6 +17,7 @@ use super::wire::{Hop, Reach};
 use super::{Client, Error, Sent, body};
 use crate::oci::{Kind, RepositoryName};
 use crate::scheduler::{Attempt, Lease};
+use crate::telemetry::Trace;
 
 /// A question, the same for every endpoint.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub(super) struct Ask {
     /// Of the lease under which it is asked.
     pub(super) account: Option<usize>,
     pub(super) scope: String,
+    /// By these the endpoint takes up the trace. Whom it sends us to does not get them.
+    pub(super) trace: HeaderMap,
 }
 
 /// An answer that is neither a redirect nor a request to log in.
@@ -58,6 +61,7 @@ impl Ask {
             apart: false,
             account: None,
             scope: format!("repository:{repository}:pull"),
+            trace: HeaderMap::new(),
         }
     }
 
@@ -72,6 +76,7 @@ impl Ask {
             apart: false,
             account,
             scope: String::new(),
+            trace: HeaderMap::new(),
         }
     }
 
@@ -144,8 +149,10 @@ impl Client {
 
     /// Asks, and tells the scheduler what an endpoint has against us: the login, or that there is too much of us.
     async fn ask_once_at(&self, endpoint: &Endpoint, lease: &Lease, ask: &Ask) -> Result<Answer, Error> {
-        let ask = Ask { account: lease.account(), ..ask.clone() };
+        let span = lease.trace().asks("upstream");
+        let ask = Ask { account: lease.account(), trace: span.headers(), ..ask.clone() };
         let answer = self.ask_and_follow(endpoint, lease, &ask).await;
+        describe(&span, endpoint, &ask, &answer);
         match answer {
             Ok(answer) if answer.is_throttled() => {
                 let told = if answer.redirected { None } else { endpoint.told(answer.response.headers()) };
@@ -176,15 +183,15 @@ impl Client {
         note(attempt, endpoint, entered.as_ref().map(|(response, _)| response.status()));
         let (mut response, grant) = entered?;
         let mut trail = Trail::new(&url);
-        let mut redirected = false;
+        let (mut redirected, abroad) = (false, &Ask { trace: HeaderMap::new(), ..ask.clone() });
         while is_redirect(response.status()) {
             redirected = true;
             self.go_on(&mut trail, response).await?;
             let shown = grant.as_ref().filter(|_| trail.is_at_home()).map(Grant::header);
             let reach = endpoint.reach(trail.here(), &self.wire).await;
-            response = self.send(ask, trail.here(), reach, shown).await?;
+            response = self.send(abroad, trail.here(), reach, shown).await?;
             if response.status() == StatusCode::UNAUTHORIZED && !trail.is_at_home() {
-                response = self.be_let_in_abroad(ask, trail.here(), reach, response).await?;
+                response = self.be_let_in_abroad(abroad, trail.here(), reach, response).await?;
             }
         }
         Ok(Answer { response, host: host_of(trail.here()), redirected })
@@ -273,7 +280,7 @@ impl Client {
         reach: Reach,
         authorization: Option<HeaderValue>,
     ) -> Result<Response<Incoming>, Error> {
-        let mut headers = HeaderMap::new();
+        let mut headers = ask.trace.clone();
         headers.insert(ACCEPT, HeaderValue::from_static(ask.accept));
         headers.extend(authorization.map(|value| (AUTHORIZATION, value)));
         if let Some(range) = ask.range.as_deref() {
@@ -283,6 +290,23 @@ impl Client {
         let (method, body) = (method.clone(), Bytes::new());
         self.wire.send(Hop { purpose, account, reach, apart, method, url, headers, body }).await
     }
+}
+
+/// Ends the span of a question: what was asked of whom, and what came of it, to the headers of the answer.
+fn describe(span: &Trace, endpoint: &Endpoint, ask: &Ask, answer: &Result<Answer, Error>) {
+    span.rename(|| format!("{} {}", ask.method, ask.purpose.as_str()));
+    span.note("http.request.method", || Some(ask.method.to_string()));
+    span.note("server.address", || Some(endpoint.host.clone()));
+    span.note("url.path", || Some(ask.path.clone()));
+    let status = answer.as_ref().ok().map(|answer| answer.response.status());
+    span.note("http.response.status_code", || status.map(|status| i64::from(status.as_u16())));
+    let error = match answer {
+        Err(error) => Some(error.to_string()),
+        Ok(answer) => {
+            answer.response.status().is_server_error().then(|| answer.response.status().to_string())
+        }
+    };
+    span.end(error.as_deref());
 }
 
 /// Whether a registry counts it.

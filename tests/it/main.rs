@@ -47,6 +47,7 @@ mod systemd;
 mod support;
 mod support_works;
 mod throttled;
+mod traces;
 mod upstream_auth;
 mod upstream_quirks;
 mod upstream_rig;

@@ -20,7 +20,7 @@ use tidelock::mirror::Mirror;
 use tidelock::oci::{Algorithm, ByteRange, Digest, OCI_INDEX, Repository};
 use tidelock::registry::Registry;
 use tidelock::store::{Link, Name, Stamp, Store};
-use tidelock::telemetry::{Journal, Metrics};
+use tidelock::telemetry::{Journal, Metrics, Traces};
 use tidelock_fuzz::{message, now, text};
 use tokio::runtime::Runtime;
 
@@ -111,7 +111,7 @@ impl House {
             let store = Store::open(&config.cache, &life, &metrics).expect("a store");
             fill(&store).await;
             let mirror = Mirror::new(&config, &store, &life, &metrics).expect("a mirror");
-            Registry::new(&config, mirror, &metrics, &Journal::default())
+            Registry::new(&config, mirror, &metrics, &Journal::default(), &Traces::default())
         });
         House { runtime, registry, _folder: folder }
     }

@@ -7,6 +7,7 @@
 //! | `behaviour` | its knobs; `quota` its limits; `faults` what goes wrong on the wire; `gate` who waits for whom |
 //! | `token_server`, `cdn` | the other hosts of an upstream |
 //! | `client` | a small OCI client that checks digests itself; `wire` its connections |
+//! | `collector` | takes spans over OTLP |
 //! | `house` | the real program in this process; `program` as a process of its own |
 //! | `day` | a day of builds |
 //! | `eventually` | waiting for a condition; `time` moving a paused clock |
@@ -19,6 +20,7 @@ mod answers;
 pub mod behaviour;
 pub mod cdn;
 pub mod client;
+pub mod collector;
 pub mod day;
 mod door;
 pub mod eventually;
