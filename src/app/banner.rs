@@ -19,7 +19,7 @@ fn text(config: &Config, listen: &[SocketAddr], admin: SocketAddr) -> String {
     let upstreams = list(config.upstreams.iter().map(|upstream| upstream.registry.to_string()).collect());
     let mut text = format!("tidelock {}\n", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(text, "  clients    {addresses}");
-    let _ = writeln!(text, "  admin      http://{admin}  (/metrics, /healthz, /readyz, /api/v1/budgets)");
+    let _ = writeln!(text, "  admin      http://{admin}  (status page; /metrics, /healthz, /readyz)");
     let _ = writeln!(text, "  cache      {}, at most {}", config.cache.dir.display(), config.cache.max_size);
     let _ = writeln!(text, "  upstreams  {upstreams}{}", if config.offline { "  (offline)" } else { "" });
     if let Some(first) = listen.first() {
