@@ -1,11 +1,11 @@
 //! What is in `deploy/` for systemd and Kubernetes, looked over by their own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
-fn deploy(path: &str) -> std::path::PathBuf {
+fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
 }
 
@@ -43,7 +43,7 @@ fn the_unit_is_hardened() {
 const VALIDATOR: &str = "kubernetes-validate==1.37.0";
 
 /// A Python with Kubernetes' schemas, fetched once.
-fn validator() -> std::path::PathBuf {
+fn validator() -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _held = ONE_AT_A_TIME.lock();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(VALIDATOR);
@@ -77,6 +77,66 @@ fn manifests_are_what_kubernetes_takes() {
         .unwrap();
     let output = Command::new(validator()).arg("--strict").arg(&wrong).output().unwrap();
     assert!(!output.status.success(), "{}", said(&output));
+}
+
+/// The chart with these values, as Helm would render it.
+fn rendered(folder: &Path, values: &str) -> String {
+    static RENDERER: OnceLock<PathBuf> = OnceLock::new();
+    let renderer = RENDERER.get_or_init(|| {
+        let (to, from) = (
+            Path::new(env!("CARGO_TARGET_TMPDIR")),
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/helm"),
+        );
+        let program = to.join("render");
+        // Debian's packages of Go libraries are sources, in a tree of their own.
+        let built = Command::new("go")
+            .args(["build", "-o"])
+            .arg(&program)
+            .arg("render.go")
+            .current_dir(from)
+            .env("GO111MODULE", "off")
+            .env("GOPATH", "/usr/share/gocode")
+            .env("GOCACHE", to.join("go-cache"))
+            .output();
+        let built = built.expect("go, of Debian's package golang-go");
+        assert!(built.status.success(), "{}", said(&built));
+        program
+    });
+    let file = folder.join("values.yaml");
+    fs::write(&file, values).unwrap();
+    let output = Command::new(renderer).arg(deploy("helm/tidelock")).arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_chart_renders_to_what_kubernetes_takes() {
+    const ALL: &str = "
+serviceMonitor: { enabled: true, labels: { release: prometheus } }
+secrets: [hub]
+nodeSelector: { disk: ssd }
+tolerations: [{ key: mirror, operator: Exists }]
+affinity: { nodeAffinity: {} }
+imagePullSecrets: [{ name: own }]
+persistence: { storageClass: fast }
+service: { type: ClusterIP }
+";
+    let folder = tempfile::tempdir().unwrap();
+    for (values, kinds) in
+        [("{}", 6), ("{podDisruptionBudget: {enabled: false}, networkPolicy: {enabled: false}}", 4), (ALL, 7)]
+    {
+        let text = rendered(folder.path(), values);
+        let documents: Vec<&str> = text.split("---\n").filter(|part| part.contains("kind:")).collect();
+        assert_eq!(documents.len(), kinds, "{text}");
+        // Of the Prometheus operator's kind Kubernetes knows nothing.
+        let own: Vec<&str> =
+            documents.into_iter().filter(|part| !part.contains("kind: ServiceMonitor")).collect();
+        let file = folder.path().join("rendered.yaml");
+        fs::write(&file, own.join("---\n")).unwrap();
+        let output = Command::new(validator()).arg("--strict").arg(&file).output().unwrap();
+        assert!(output.status.success(), "{}\n{text}", said(&output));
+        assert!(text.contains("name: site-tidelock\n") && !text.contains("<no value>"), "{text}");
+    }
 }
 
 /// The configuration that stands in the manifests is one.

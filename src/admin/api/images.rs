@@ -51,6 +51,8 @@ pub(in crate::admin) async fn images(admin: &Admin, query: Option<&str>) -> Resp
             images.push(Image::new(&image, stamp, kept, is_pinned, content));
         }
         next = Some(image.to_string());
+        // A long page must not keep probes and scrapers waiting: all of them share this thread.
+        tokio::task::yield_now().await;
     }
     json(&Images { images, next: next.filter(|_| !is_last) })
 }
