@@ -164,7 +164,7 @@ pub(super) async fn answer<B>(admin: &Arc<Admin>, request: &Request<B>) -> Respo
 
 fn index() -> Response<Body> {
     let head = format!("Tidelock {}\n\n", env!("CARGO_PKG_VERSION"));
-    let lines = Page::ALL.map(|page| format!("{:<16} {}\n", page.path(), page.about()));
+    let lines = Page::ALL.map(|page| format!("{:<20} {}\n", page.path(), page.about()));
     let mut list = answer::text(StatusCode::OK, head + &lines.concat());
     list.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     list

@@ -10,7 +10,7 @@ use super::ask::{AdminArgs, Door};
 use super::explain::of_budget;
 use super::report::Report;
 use super::words::{size, time};
-use crate::admin::{CacheState, Fetch, Status};
+use crate::admin::{Account, CacheState, Fetch, Status, UpstreamBudget};
 use crate::config::Config;
 
 /// What `status` takes.
@@ -94,12 +94,16 @@ fn in_words(status: &Status) -> String {
     for reason in &status.cache.failing {
         line("", &format!("nothing can be kept at the moment: {reason}; pulls go on uncached"));
     }
-    for upstream in &status.upstreams {
-        let words = of_budget(upstream);
-        let mut names = std::iter::once(upstream.registry.as_str()).chain(std::iter::repeat(""));
-        for (word, name) in words.iter().zip(&mut names) {
-            line("upstream", &format!("{name:<22} {word}"));
+    let (idle, others): (Vec<&UpstreamBudget>, Vec<_>) = status.upstreams.iter().partition(|it| is_idle(it));
+    for upstream in others {
+        let names = [("upstream", upstream.registry.as_str())].into_iter().chain(std::iter::repeat(("", "")));
+        for (word, (label, name)) in of_budget(upstream).iter().zip(names) {
+            line(label, &format!("{name:<20} {word}"));
         }
+    }
+    if !idle.is_empty() {
+        let names: Vec<&str> = idle.iter().map(|upstream| upstream.registry.as_str()).collect();
+        line("idle", &names.join(", "));
     }
     shortened(&status.fetches, |fetch| line("fetching", &of_fetch(fetch)));
     shortened(&status.popular, |popular| {
@@ -110,6 +114,17 @@ fn in_words(status: &Status) -> String {
         line("trouble", &format!("{} {}{times}: {}", trouble.status, trouble.what, trouble.message));
     });
     text
+}
+
+/// Nobody waits, nothing is in the way, and nothing is known of a limit.
+fn is_idle(upstream: &UpstreamBudget) -> bool {
+    let waiting = &upstream.waiting;
+    let is_quiet = upstream.connections + waiting.foreground + waiting.revalidation + waiting.background == 0;
+    let is_unheard = |account: &Account| account.heard_seconds_ago.is_none() && account.standing != "aside";
+    is_quiet
+        && upstream.paused.is_empty()
+        && upstream.down.is_empty()
+        && upstream.accounts.iter().all(is_unheard)
 }
 
 fn shortened<T>(list: &[T], show: impl FnMut(&T)) {

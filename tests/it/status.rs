@@ -159,8 +159,11 @@ async fn how_it_came_about() {
 async fn the_command_tells_it() {
     let (_fake, house, _) = scene().await;
     house.client().pull("library/app", "v1").await.unwrap();
+    let idle = House::over(&FakeRegistry::start().await).await;
+    let quiet = String::from_utf8(idle.command(&["status"]).await.stdout).unwrap();
+    assert!(quiet.contains("idle       docker.io\n"), "{quiet}");
     let said = String::from_utf8(house.command(&["status"]).await.stdout).unwrap();
-    for part in ["ready, up ", "% (", "293.", "docker.io ", "1 × docker.io/library/app:v1"] {
+    for part in ["ready, up ", "% (", "293.", "docker.io\n", "1 × docker.io/library/app:v1"] {
         assert!(said.contains(part), "{part} in {said}");
     }
     let json: Value = serde_json::from_slice(&house.command(&["status", "--json"]).await.stdout).unwrap();

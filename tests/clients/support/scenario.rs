@@ -98,8 +98,12 @@ fn assert_fetched_once(asked: &[String]) {
         let gets: Vec<_> = asked.iter().filter_map(|request| request.strip_prefix(&prefix)).collect();
         let listing = || format!("{}:\n{}", image.repository, gets.join("\n"));
         for blob in image.platforms.iter().flat_map(Platform::blobs) {
-            let times = gets.iter().filter(|get| get.contains(blob)).count();
+            // Where the machine is so busy that a connection is slow, a fetch has others take parts ahead of it: those are
+            // its own, and `parallel` holds that each byte comes once.
+            let of_blob = || gets.iter().filter(|get| get.contains(blob));
+            let (times, parts) = (of_blob().filter(|get| !get.ends_with(" 206")).count(), of_blob().count());
             assert!(times <= 1, "{blob} was fetched {times} times from {}", listing());
+            assert!(parts == 0 || times == 1, "parts of {blob} and nothing else came from {}", listing());
             let needed = image.native().blobs().any(|native| native == blob);
             assert!(times == 1 || !needed, "{blob} was never fetched from {}", listing());
         }
