@@ -226,7 +226,9 @@ impl Shelf {
 impl Drop for Shelf {
     fn drop(&mut self) {
         let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner);
-        open.db.take().map(close);
+        if let Some(db) = open.db.take() {
+            close(db);
+        }
     }
 }
 
