@@ -12,7 +12,7 @@ use crate::lifecycle::now;
 use crate::oci::{Algorithm, Digest, Reference, Referrers, Tag};
 use crate::routing::Target;
 use crate::scheduler::{Errand, Priority};
-use crate::store::{Link, Name, Stamp};
+use crate::store::{Link, Name, Pin, Stamp};
 use crate::upstream::{self, Found};
 
 /// What a name means, and how that was found out.
@@ -207,7 +207,7 @@ impl Inner {
             Ok(stamp) if self.is_idle_list(target, name, &stamp) => Checked::Confirmed(stamp),
             Ok(stamp) => match self.store.set_name(&target.repository, name, stamp.clone()).await {
                 Ok(stamp) => {
-                    self.pin_follows(target, name).await;
+                    self.pin_follows(target, name, &stamp.digest).await;
                     Checked::Confirmed(stamp)
                 }
                 Err(error) => {
@@ -226,12 +226,12 @@ impl Inner {
         }
     }
 
-    async fn pin_follows(self: &Arc<Self>, target: &Target, name: &Name) {
+    /// A pin of a tag that has moved.
+    async fn pin_follows(&self, target: &Target, name: &Name, digest: &Digest) {
         let Name::Tag(tag) = name else { return };
         let reference = Reference::Tag(tag.clone());
-        if self.store.is_pinned(&target.repository, &reference) {
-            self.follow_pins(target, |pin| pin.reference == reference).await;
-        }
+        let has_moved = |pin: &Pin| pin.reference == reference && pin.digests.first() != Some(digest);
+        self.follow_pins(target, has_moved).await;
     }
 
     /// Why the last check failed, while it is not to be tried again: what there is to fall back on is served as
@@ -297,12 +297,7 @@ impl Inner {
 
     /// For upstreams that know no HEAD, or whose HEAD does not tell the digest: a counted GET, and the digest
     /// is computed here.
-    async fn fetch_by_tag(
-        self: &Arc<Self>,
-        target: &Target,
-        tag: &Tag,
-        errand: &Errand,
-    ) -> Result<Stamp, Error> {
+    async fn fetch_by_tag(&self, target: &Target, tag: &Tag, errand: &Errand) -> Result<Stamp, Error> {
         let client = Arc::clone(&self.upstream(target).client);
         let document = client.manifest(errand, &target.repository.name, &Reference::Tag(tag.clone())).await?;
         // What the answer says of itself must hold; where it says nothing there is nothing to hold it to.

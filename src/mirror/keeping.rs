@@ -1,7 +1,6 @@
 //! What the operator has kept, and taken out.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use super::inventory::Part;
 use super::{Inner, Mirror};
@@ -66,7 +65,8 @@ impl Mirror {
         if wanted > fullness.limit {
             return Err(NotDone::TooLarge { wanted, limit: fullness.limit });
         }
-        inner.store.pin(pin(&target.repository, reference, &parts)).await?;
+        let before = inner.store.pins(&target.repository).into_iter().find(|pin| pin.reference == *reference);
+        inner.store.pin(pin(&target.repository, reference, &parts, before.as_ref())).await?;
         Ok(digest)
     }
 
@@ -106,7 +106,7 @@ impl Mirror {
                 doomed.remove(&part.descriptor.digest);
             }
         }
-        for pin in inner.store.pins(Some(&target.repository)) {
+        for pin in inner.store.pins(&target.repository) {
             doomed.retain(|digest| !pin.digests.contains(digest));
         }
         // The name first: what a kill leaves without one is evicted some day.
@@ -131,13 +131,14 @@ impl Inner {
         digest.ok_or(NotDone::Unknown)
     }
 
-    /// A name of the target's repository may mean something else, or a manifest has come that says what an image consists
-    /// of: pins that `concerns` are pins of what there is now.
-    pub(super) async fn follow_pins(self: &Arc<Self>, target: &Target, concerns: impl Fn(&Pin) -> bool) {
-        for old in self.store.pins(Some(&target.repository)).into_iter().filter(concerns) {
+    /// A tag of the target's repository means something else, or a manifest is here that says what an image consists of: the
+    /// pins that `concerns` picks hold what there is now.
+    pub(super) async fn follow_pins(&self, target: &Target, concerns: impl Fn(&Pin) -> bool) {
+        for old in self.store.pins(&target.repository).into_iter().filter(concerns) {
             let _one_at_a_time = self.pinning.lock().await;
             let Ok(digest) = self.meaning(target, &old.reference) else { continue };
-            let new = pin(&target.repository, &old.reference, &self.parts(target, &digest).await);
+            let parts = self.parts(target, &digest).await;
+            let new = pin(&target.repository, &old.reference, &parts, Some(&old));
             let is_held = self.store.is_pinned(&target.repository, &old.reference);
             if !is_held || new == old {
                 continue;
@@ -149,7 +150,13 @@ impl Inner {
     }
 }
 
-fn pin(repository: &Repository, reference: &Reference, parts: &[Part]) -> Pin {
-    let digests = parts.iter().map(|part| part.descriptor.digest).collect();
+/// The image's own manifest is the first of its parts, and of the pin. As long as that is the same nothing is let go: a
+/// manifest that is damaged, and is not here for a while, does not say any more what it named.
+fn pin(repository: &Repository, reference: &Reference, parts: &[Part], before: Option<&Pin>) -> Pin {
+    let mut digests: Vec<Digest> = parts.iter().map(|part| part.descriptor.digest).collect();
+    if let Some(before) = before.filter(|before| before.digests.first() == digests.first()) {
+        let known: HashSet<Digest> = digests.iter().copied().collect();
+        digests.extend(before.digests.iter().filter(|digest| !known.contains(digest)));
+    }
     Pin { repository: repository.clone(), reference: reference.clone(), digests }
 }

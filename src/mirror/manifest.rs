@@ -277,7 +277,7 @@ impl Inner {
 
     /// Keeps a proven manifest, and that this repository contains it. When that fails the client is served all the
     /// same.
-    pub(super) async fn keep(self: &Arc<Self>, target: &Target, digest: &Digest, document: &Document) {
+    pub(super) async fn keep(&self, target: &Target, digest: &Digest, document: &Document) {
         let link = document.link();
         // The link first, as for blobs.
         let linked = self.store.add_link(&target.repository, *digest, link);

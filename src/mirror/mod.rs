@@ -282,6 +282,10 @@ impl Inner {
         let media_type = media_type.unwrap_or_default().to_owned();
         let link = Link { size: found.size.or_else(mentioned).unwrap_or(0), is_manifest, media_type };
         self.remember_link(target, digest, link.clone()).await;
+        if is_manifest {
+            // It may be here already, for another repository's sake.
+            self.follow_pins(target, |pin| pin.digests.contains(digest)).await;
+        }
         Ok(link)
     }
 

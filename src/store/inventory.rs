@@ -103,16 +103,11 @@ impl Store {
         self.0.index.linked(digest).iter().filter_map(|text| text.parse().ok()).collect()
     }
 
-    /// The pins in `repository`, or all of them, in order.
-    pub fn pins(&self, repository: Option<&Repository>) -> Vec<Pin> {
-        let pins =
-            self.0.index.pins(repository).into_iter().filter_map(|(repository, reference, digests)| {
-                Some(Pin {
-                    repository: repository.parse().ok()?,
-                    reference: reference.parse().ok()?,
-                    digests,
-                })
-            });
+    /// The pins in `repository`, in order.
+    pub fn pins(&self, repository: &Repository) -> Vec<Pin> {
+        let pins = self.0.index.pins(repository).into_iter().filter_map(|(reference, digests)| {
+            Some(Pin { repository: repository.clone(), reference: reference.parse().ok()?, digests })
+        });
         pins.collect()
     }
 
@@ -127,7 +122,9 @@ impl Store {
     /// # Errors
     /// The index's.
     pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
-        self.0.change(Change::Pinned(pin.repository, pin.reference, pin.digests)).await
+        let pinned = self.0.change(Change::Pinned(pin.repository, pin.reference, pin.digests)).await;
+        self.0.space.show();
+        pinned
     }
 
     /// Takes a pin back. What no other one holds may be evicted when its turn comes.
@@ -135,7 +132,9 @@ impl Store {
     /// # Errors
     /// The index's.
     pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<(), Error> {
-        self.0.change(Change::Unpinned(repository.clone(), reference.clone())).await
+        let unpinned = self.0.change(Change::Unpinned(repository.clone(), reference.clone())).await;
+        self.0.space.show();
+        unpinned
     }
 
     /// Forgets that `repository` contains `digests`, and takes out those that no repository is known to contain any

@@ -167,29 +167,22 @@ impl Trace {
 impl HttpClient for Post {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let client = self.client.clone();
-        let sending = self.runtime.spawn(async move {
+        let work = async move {
             let answer = client.request(request.map(Full::new)).await?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, LARGEST_ANSWER).collect().await?;
             Ok::<_, HttpError>(Response::from_parts(head, body.to_bytes()))
-        });
-        let sent = match tokio_timeout(&self.runtime, sending).await {
+        };
+        // The clock is the runtime's too.
+        let sending = self.runtime.spawn(async move { tokio::time::timeout(PATIENCE, work).await });
+        let sent = match sending.await {
             Ok(Ok(sent)) => sent,
-            Ok(Err(gone)) => Err(gone.into()),
-            Err(late) => Err(late),
+            Ok(Err(_)) => Err(format!("no answer within {PATIENCE:?}").into()),
+            Err(gone) => Err(gone.into()),
         };
         self.tell(&sent);
         sent
     }
-}
-
-/// Whoever waits has no runtime, so that the clock is one of ours.
-async fn tokio_timeout<T: Send + 'static>(
-    runtime: &Handle,
-    work: tokio::task::JoinHandle<T>,
-) -> Result<Result<T, tokio::task::JoinError>, HttpError> {
-    let timed = runtime.spawn(async move { tokio::time::timeout(PATIENCE, work).await });
-    Ok(timed.await?.map_err(|_| format!("no answer within {PATIENCE:?}"))?)
 }
 
 impl Post {

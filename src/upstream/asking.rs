@@ -183,9 +183,10 @@ impl Client {
         note(attempt, endpoint, entered.as_ref().map(|(response, _)| response.status()));
         let (mut response, grant) = entered?;
         let mut trail = Trail::new(&url);
-        let (mut redirected, abroad) = (false, &Ask { trace: HeaderMap::new(), ..ask.clone() });
+        let mut redirected = false;
         while is_redirect(response.status()) {
             redirected = true;
+            let abroad = &Ask { trace: HeaderMap::new(), ..ask.clone() };
             self.go_on(&mut trail, response).await?;
             let shown = grant.as_ref().filter(|_| trail.is_at_home()).map(Grant::header);
             let reach = endpoint.reach(trail.here(), &self.wire).await;

@@ -104,6 +104,44 @@ async fn a_pin_follows_its_tag() {
 }
 
 #[tokio::test]
+async fn a_manifest_that_is_damaged_does_not_let_its_layers_go() {
+    let (fake, house) = scene().await;
+    pull(&house, "v0").await;
+    done(&house, "pin", "app:v0").await;
+    let digest = show(&house, "app:v0").await["digest"].as_str().unwrap().to_owned();
+    let house = house.restart(|_| {}).await;
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let file = house.folder().join("blobs/sha256").join(&hex[..2]).join(hex);
+    std::fs::remove_file(file).unwrap();
+    show(&house, "app:v0").await;
+    // It is noticed, the tag is confirmed, and it is pinned once more, while nobody knows what it names.
+    done(&house, "refresh", "app:v0").await;
+    done(&house, "pin", "app:v0").await;
+    assert!(house.metric("tidelock_cache_pinned_bytes").await >= LAYER as f64);
+    for n in 1..6 {
+        pull(&house, &format!("v{n}")).await;
+    }
+    assert_eq!(blobs_fetched_by(&house, &fake, "v0").await, 0, "the manifest alone is fetched anew");
+}
+
+/// The manifest of one platform is here already, for another repository's sake: a HEAD proves it, and no fetch.
+#[tokio::test]
+async fn a_pin_learns_of_what_is_proven() {
+    let (fake, house) = scene().await;
+    let [one, two] = [Image::layers(30, &[LAYER]), Image::layers(31, &[1000])];
+    fake.push("library/other", "v0", &one);
+    fake.push("library/app", "v0", &Image::index(vec![one.clone(), two]));
+    house.client().pull("library/other", "v0").await.unwrap();
+    assert_eq!(house.client().get("/v2/library/app/manifests/v0").await.status, 200);
+    house.settled().await;
+    eventually_eq(200, || async { post(&house, "pin", "app:v0").await.0 }).await;
+    assert!(house.metric("tidelock_cache_pinned_bytes").await < LAYER as f64);
+    let path = format!("/v2/library/app/manifests/{}", one.digest());
+    assert_eq!(house.client().get(&path).await.status, 200);
+    assert!(house.metric("tidelock_cache_pinned_bytes").await >= LAYER as f64);
+}
+
+#[tokio::test]
 async fn what_cannot_be_pinned() {
     let (_fake, house) = scene().await;
     for n in 0..3 {

@@ -92,6 +92,7 @@ function images(count) {
 
 /** More or less is kept than before. A short list is loaded anew, a long one when somebody asks for it. */
 export function changed(blobs) {
+  loadedWith ??= blobs;
   const isOld = Date.now() - loaded > ANEW;
   if (blobs === loadedWith || !isOld || all.length > FEW || document.hidden) return;
   loadedWith = blobs;

@@ -183,19 +183,19 @@ impl Index {
         found.is_some()
     }
 
-    /// Every pin in `repository`, or in all of them: the reference, and what it holds.
-    pub(super) fn pins(&self, repository: Option<&Repository>) -> Vec<(String, String, Vec<Digest>)> {
-        let repository = repository.map(Repository::to_string);
+    /// Every pin in `repository`: the reference, and what it holds.
+    pub(super) fn pins(&self, repository: &Repository) -> Vec<(String, Vec<Digest>)> {
+        let repository = repository.to_string();
         let found = self.shelf.read(|read| {
             let pins = read.open_table(PINS)?;
             let mut found = Vec::new();
-            for row in pins.range::<(&str, &str)>((repository.as_deref().unwrap_or_default(), "")..)? {
+            for row in pins.range::<(&str, &str)>((repository.as_str(), "")..)? {
                 let (at, keys) = row?;
                 let (own, reference) = at.value();
-                if repository.as_deref().is_some_and(|wanted| wanted != own) {
+                if own != repository {
                     break;
                 }
-                found.push((own.to_owned(), reference.to_owned(), tables::parse_keys(keys.value())));
+                found.push((reference.to_owned(), tables::parse_keys(keys.value())));
             }
             Ok(Some(found))
         });
