@@ -2,6 +2,7 @@
 
 pub(super) mod images;
 pub(super) mod status;
+pub(super) mod warm;
 
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -90,6 +91,12 @@ pub(super) fn begin_scrub(admin: &Admin, query: Option<&str>) -> Response<Body> 
 fn parameter(query: Option<&str>, name: &str) -> Option<String> {
     let mut pairs = url::form_urlencoded::parse(query?.as_bytes());
     pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+/// All that the query says under a name.
+fn parameters(query: Option<&str>, name: &str) -> Vec<String> {
+    let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
 }
 
 pub(super) fn json(value: &impl Serialize) -> Response<Body> {

@@ -31,7 +31,7 @@ pub use token::{BadToken, read_token};
 pub use types::{
     Account, BlobPart, Budgets, CacheState, Content, Down, Eviction, Explained, Fetch, History, Image,
     Images, ManifestPart, Payment, Pinned, Popular, Refreshed, Removed, Scrubbing, Shown, Spender, Status,
-    Tag, Traffic, Trouble, UpstreamBudget, Victim, Waiting,
+    Tag, Traffic, Trouble, UpstreamBudget, Victim, Waiting, WarmPart, WarmRoot, Warmed, Warming,
 };
 
 use crate::config::Config;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use http::header::VARY;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
-use super::api::{self, images, status};
+use super::api::{self, images, status, warm};
 use super::{Admin, answer, ui};
 use crate::lifecycle::Phase;
 use crate::server::Body;
@@ -35,10 +35,11 @@ enum Page {
     Pin,
     Unpin,
     Remove,
+    Warm,
 }
 
 impl Page {
-    const ALL: [Page; 18] = [
+    const ALL: [Page; 19] = [
         Page::Index,
         Page::OpenApi,
         Page::Status,
@@ -57,6 +58,7 @@ impl Page {
         Page::Pin,
         Page::Unpin,
         Page::Remove,
+        Page::Warm,
     ];
 
     fn path(self) -> &'static str {
@@ -79,6 +81,7 @@ impl Page {
             Page::Pin => "/api/v1/pin",
             Page::Unpin => "/api/v1/unpin",
             Page::Remove => "/api/v1/remove",
+            Page::Warm => "/api/v1/warm",
         }
     }
 
@@ -102,6 +105,9 @@ impl Page {
             Page::Pin => "POST, ?image=NAME: keeps it from eviction",
             Page::Unpin => "POST, ?image=NAME: lets it be evicted",
             Page::Remove => "POST, ?image=NAME: takes it out of the cache",
+            Page::Warm => {
+                "POST, ?image=NAME&platform=OS/ARCH&referrers=true&latest=true&pin=true: fetches what is missing of it"
+            }
             Page::Refresh => "POST, ?image=NAME: asks the upstream now what this tag means",
             Page::Readiness => "200 while pulls are served, 503 while starting and draining",
         }
@@ -111,7 +117,7 @@ impl Page {
     fn methods(self) -> &'static str {
         match self {
             Page::Scrub => "GET, HEAD, POST",
-            Page::Refresh | Page::Pin | Page::Unpin | Page::Remove => "POST",
+            Page::Refresh | Page::Pin | Page::Unpin | Page::Remove | Page::Warm => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -158,6 +164,7 @@ pub(super) async fn answer<B>(admin: &Arc<Admin>, request: &Request<B>) -> Respo
         Page::Pin => images::pin(admin, query).await,
         Page::Unpin => images::unpin(admin, query).await,
         Page::Remove => images::remove(admin, query).await,
+        Page::Warm => warm::warm(admin, query).await,
     };
     about_image.unwrap_or_else(|refusal| refusal.answer())
 }

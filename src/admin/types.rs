@@ -2,6 +2,7 @@
 
 mod images;
 mod status;
+mod warm;
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use images::{BlobPart, Content, Image, Images, ManifestPart, Pinned, Refreshed, Removed, Shown};
 
 pub use status::{CacheState, Eviction, Fetch, History, Popular, Status, Traffic, Trouble, Victim};
+pub use warm::{WarmPart, WarmRoot, Warmed, Warming};
 
 use crate::freshness::Verdict;
 use crate::mirror::Explanation;

@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use bytes::Bytes;
+use anyhow::{Context, anyhow};
+use bytes::{Bytes, BytesMut};
 use clap::{Args, ValueHint};
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
@@ -124,6 +125,55 @@ impl Door {
         self.ask(Method::POST, path)
     }
 
+    /// Reads the lines that POST `path` answers as they come; the mirror sends one every now and then.
+    ///
+    /// # Errors
+    /// As for [`Door::post`]; an answer that breaks off.
+    pub(super) fn post_lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut on_line: impl FnMut(T),
+    ) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (admin, token) = (&self.url, read_token(&self.token)?);
+        let url = admin.join(path)?;
+        runtime.block_on(async {
+            let silent = |_| anyhow!("the mirror at {admin} has said nothing for {PATIENCE:?}");
+            let answer =
+                tokio::time::timeout(PATIENCE, send(Method::POST, url, token)).await.map_err(silent)?;
+            let answer = answer.with_context(|| self.not_there())?;
+            let status = answer.status();
+            if !status.is_success() {
+                let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+                let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+                return Err(self.refused(status, &body));
+            }
+            let (mut body, mut text) = (answer.into_body(), BytesMut::new());
+            while let Some(frame) = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(silent)? {
+                let frame = frame.map_err(|error| anyhow!("the answer broke off: {error}"))?;
+                text.extend_from_slice(&frame.into_data().unwrap_or_default());
+                while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                    let line = text.split_to(end + 1);
+                    on_line(serde_json::from_slice(&line).with_context(|| self.foreign())?);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn not_there(&self) -> String {
+        format!("asking the mirror at {} (is it running? --admin names another address)", self.url)
+    }
+
+    fn foreign(&self) -> String {
+        format!("{} does not answer as a mirror of this version does", self.url)
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8]) -> anyhow::Error {
+        let admin = &self.url;
+        anyhow!("{}", refusal(body).unwrap_or_else(|| format!("{admin} answered with status {status}")))
+    }
+
     fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<(T, String)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let admin = &self.url;
@@ -132,20 +182,25 @@ impl Door {
         let fetching = fetch(method, admin.join(path)?, token);
         let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, fetching).await });
         let answer = answer.map_err(|_| anyhow!("no answer within {PATIENCE:?}")).and_then(|answer| answer);
-        let (status, body) = answer.with_context(|| {
-            format!("asking the mirror at {admin} (is it running? --admin names another address)")
-        })?;
+        let (status, body) = answer.with_context(|| self.not_there())?;
         if !status.is_success() {
-            bail!("{}", refusal(&body).unwrap_or_else(|| format!("{admin} answered with status {status}")));
+            return Err(self.refused(status, &body));
         }
         let text = String::from_utf8_lossy(&body).into_owned();
-        let value = serde_json::from_str(&text)
-            .with_context(|| format!("{admin} does not answer as a mirror of this version does"))?;
+        let value = serde_json::from_str(&text).with_context(|| self.foreign())?;
         Ok((value, text))
     }
 }
 
-async fn fetch(method: Method, url: Url, token: Option<Secret>) -> anyhow::Result<(http::StatusCode, Bytes)> {
+async fn fetch(method: Method, url: Url, token: Option<Secret>) -> anyhow::Result<(StatusCode, Bytes)> {
+    let answer = send(method, url, token).await?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+    let body = body.map_err(|error| anyhow!("the answer broke off: {error}"))?;
+    Ok((status, body.to_bytes()))
+}
+
+async fn send(method: Method, url: Url, token: Option<Secret>) -> anyhow::Result<Response<Incoming>> {
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let mut request = Request::builder().method(method).uri(url.as_str());
     if let Some(token) = token {
@@ -154,11 +209,7 @@ async fn fetch(method: Method, url: Url, token: Option<Secret>) -> anyhow::Resul
         request = request.header(AUTHORIZATION, bearer);
     }
     let request = request.body(Empty::new())?;
-    let answer = client.request(request).await?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), LARGEST).collect().await;
-    let body = body.map_err(|error| anyhow!("the answer broke off: {error}"))?;
-    Ok((status, body.to_bytes()))
+    Ok(client.request(request).await?)
 }
 
 /// The message of an error of the admin API.

@@ -18,6 +18,7 @@ mod scrub;
 mod serve;
 mod show;
 mod status;
+mod warm;
 mod words;
 
 use std::io::Write;
@@ -35,6 +36,7 @@ use self::options::Options;
 use self::report::Report;
 use self::scrub::ScrubArgs;
 use self::status::StatusArgs;
+use self::warm::WarmArgs;
 use crate::config::{Config, Faults};
 
 /// The default configuration, as `tidelock config --defaults` prints it.
@@ -86,6 +88,8 @@ enum Command {
     Unpin(ImageArgs),
     /// Take an image out of the cache; layers that others need stay
     Remove(ImageArgs),
+    /// Fetch images ahead, whole, with what refers to them; what is here is not fetched again
+    Warm(WarmArgs),
     /// Hash anew what the running mirror keeps; what is damaged is taken out and fetched anew at the next pull
     Scrub(ScrubArgs),
     /// Print the manual page, or write all of them
@@ -142,6 +146,7 @@ fn execute(cli: &Cli) -> Report {
         Some(Command::Unpin(arguments)) => asked(keeping::unpin, arguments),
         Some(Command::Remove(arguments)) => asked(keeping::remove, arguments),
         Some(Command::Scrub(arguments)) => cli.options.load().map(|config| scrub::scrub(arguments, &config)),
+        Some(Command::Warm(arguments)) => cli.options.load().map(|config| warm::warm(arguments, &config)),
         Some(Command::Man(arguments)) => Ok(man::man(arguments, Cli::command())),
         Some(Command::Completions { shell }) => Ok(completions(*shell)),
     };

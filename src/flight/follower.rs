@@ -58,6 +58,17 @@ impl Follower {
         .await
     }
 
+    /// Waits until the flight has ended and its blob is kept, if it can be. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why the fetch failed.
+    pub async fn landed(&mut self) -> Result<u64, Error> {
+        let total = self.proven().await?;
+        // An error means that whoever leads has left its seat.
+        while self.state.changed().await.is_ok() {}
+        Ok(total)
+    }
+
     /// The bytes of `range` as they come in, in sections, of a blob that is `total` bytes long. Where the range is the
     /// whole blob its end is held back until the proof.
     pub fn read(

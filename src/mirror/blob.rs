@@ -66,7 +66,7 @@ impl Mirror {
 }
 
 impl Inner {
-    async fn blob(
+    pub(super) async fn blob(
         self: &Arc<Self>,
         target: &Target,
         digest: &Digest,

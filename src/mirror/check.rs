@@ -149,7 +149,7 @@ impl Inner {
         Ok(Named { stamp: old, served: Served::Stale, age })
     }
 
-    async fn check(self: &Arc<Self>, target: &Target, name: &Name, errand: &Errand) -> Checked {
+    pub(super) async fn check(self: &Arc<Self>, target: &Target, name: &Name, errand: &Errand) -> Checked {
         let key = (target.repository.clone(), name.clone());
         let is_refused = |checked: &Checked| matches!(checked, Checked::Failed(error) if error.is_refusal());
         let checked =

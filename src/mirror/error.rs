@@ -20,6 +20,19 @@ pub enum Error {
         /// Who sent them.
         registry: String,
     },
+    /// All of it was to be kept, and cannot be.
+    #[error(
+        "the cache cannot hold all of it: raise cache.max_size, unpin or remove something, or look at its disk"
+    )]
+    NotKept,
+    /// It is for other platforms only.
+    #[error("it has nothing for {wanted}; it is for {offered}")]
+    NoPlatform {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        offered: String,
+    },
     /// The client takes other types only.
     #[error("it is of type {media_type}, which the request's Accept header does not allow")]
     NotAccepted {

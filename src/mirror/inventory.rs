@@ -104,7 +104,7 @@ impl Inner {
         parts
     }
 
-    fn kept(&self, target: &Target, digest: &Digest, is_manifest: bool) -> Option<Kept> {
+    pub(super) fn kept(&self, target: &Target, digest: &Digest, is_manifest: bool) -> Option<Kept> {
         self.proof(target, digest).filter(|link| link.is_manifest || !is_manifest)?;
         self.store.kept(digest)
     }

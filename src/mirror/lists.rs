@@ -37,7 +37,7 @@ impl Mirror {
 }
 
 impl Inner {
-    async fn list(
+    pub(super) async fn list(
         self: &Arc<Self>,
         target: &Target,
         name: &Name,

@@ -19,6 +19,7 @@ mod lists;
 mod manifest;
 mod passage;
 mod served;
+mod warm;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ pub use keeping::{NotDone, Removed};
 pub use manifest::Asked;
 pub use passage::Passage;
 pub use served::{BlobAnswer, Content, ListAnswer, ManifestAnswer, Served};
+pub use warm::{Root, Wanted, Warmed, Warming};
 
 use self::check::{Checked, Trouble};
 use self::manifest::Fetched;

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::OCI_INDEX;
+use super::{Digest, OCI_INDEX};
 
 /// The tags of a repository (distribution-spec, "Listing Tags").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +66,20 @@ impl Referrers {
             let typed = serde_json::from_str::<Typed<'_>>(manifest.get());
             typed.is_ok_and(|typed| typed.artifact_type.as_deref() == Some(artifact_type))
         });
+    }
+
+    /// The digests of what refers; those of an unknown algorithm are left out.
+    pub fn digests(&self) -> Vec<Digest> {
+        #[derive(Deserialize)]
+        struct Named<'a> {
+            #[serde(borrow)]
+            digest: Cow<'a, str>,
+        }
+        let digest = |manifest: &RawValue| {
+            let named = serde_json::from_str::<Named<'_>>(manifest.get()).ok()?;
+            named.digest.parse().ok()
+        };
+        self.manifests.iter().filter_map(|manifest| digest(manifest)).collect()
     }
 
     /// How many descriptors.

@@ -1,6 +1,9 @@
 use std::fmt;
+use std::str::FromStr;
 
 use serde_json::Value;
+
+use super::Malformed;
 
 /// What a system must be to run an image: operating system, architecture and where there is one its variant
 /// (image-spec config.md), `linux/arm64/v8`.
@@ -17,9 +20,25 @@ impl Platform {
         (os != "unknown").then(|| Platform(format!("{os}/{architecture}{variant}")))
     }
 
+    /// Whether it is what `wanted` names, in whichever variant where that names none: `linux/arm64/v8` is a `linux/arm64`.
+    pub fn is_a(&self, wanted: &Platform) -> bool {
+        let rest = self.0.strip_prefix(&wanted.0);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     /// The same for a document; `None` also for what is no JSON.
     pub fn of_config(bytes: &[u8]) -> Option<Platform> {
         Platform::of(&serde_json::from_slice(bytes).ok()?)
+    }
+}
+
+impl FromStr for Platform {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let is_right = (2..=3).contains(&text.split('/').count()) && text.split('/').all(is_word);
+        let expected = "a platform: OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, such as linux/arm64";
+        is_right.then(|| Platform(text.to_owned())).ok_or_else(|| Malformed::new(text, expected))
     }
 }
 
@@ -63,6 +82,17 @@ mod tests {
             Platform::of_config(b"{\"os\":\"linux\",\"architecture\":\"s390x\"}").unwrap().to_string(),
             "linux/s390x"
         );
+    }
+
+    #[test]
+    fn what_is_wanted_is_read_and_found() {
+        let platform = |text: &str| text.parse::<Platform>();
+        for wrong in ["", "linux", "linux/", "/arm64", "linux/a/b/c", "linux/a b", "linux//v8"] {
+            assert!(platform(wrong).is_err(), "{wrong}");
+        }
+        let is_a = |one: &str, other: &str| platform(one).unwrap().is_a(&platform(other).unwrap());
+        assert!(is_a("linux/arm64/v8", "linux/arm64") && is_a("linux/arm64/v8", "linux/arm64/v8"));
+        assert!(!is_a("linux/arm64", "linux/arm64/v8") && !is_a("linux/arm64", "linux/arm"));
     }
 
     proptest! {

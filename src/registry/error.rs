@@ -109,7 +109,8 @@ fn mirror_told(kind: Kind, error: &mirror::Error) -> Told {
         mirror::Error::NotAccepted { .. } => {
             told(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, error.to_string(), "not_accepted")
         }
-        mirror::Error::Internal(_) => {
+        // Only ever said to whoever has an image fetched ahead.
+        mirror::Error::NotKept | mirror::Error::NoPlatform { .. } | mirror::Error::Internal(_) => {
             let text = "the mirror failed to answer; its log says why".to_owned();
             told(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, text, "internal")
         }

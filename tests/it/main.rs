@@ -53,3 +53,4 @@ mod upstream_quirks;
 mod upstream_rig;
 mod upstream_transfers;
 mod verification;
+mod warm;
