@@ -49,7 +49,8 @@ async fn all_of_it_is_there_when_nobody_can_be_asked() {
         done["roots"].as_array().unwrap().iter().map(|root| root["digest"].as_str().unwrap()).collect();
     assert_eq!(roots.remove(0), image.digest());
     let mut expected = vec![signature.digest(), nested.digest(), of_signature.digest(), cosign.digest()];
-    (roots.sort_unstable(), expected.sort_unstable());
+    roots.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(roots, expected);
 
     fake.clear();
