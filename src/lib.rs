@@ -23,6 +23,7 @@ pub mod upstream;
 
 pub mod flight;
 pub mod mirror;
+pub mod bundle;
 
 pub mod server;
 pub mod registry;

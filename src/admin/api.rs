@@ -1,5 +1,6 @@
 //! `/api/v1/…`: JSON for `tidelock` itself and for scripts.
 
+pub(super) mod bundle;
 pub(super) mod images;
 pub(super) mod status;
 pub(super) mod warm;
@@ -55,16 +56,21 @@ fn named(admin: &Admin, query: Option<&str>) -> Result<(ImageReference, Target),
         Ok(image) => image,
         Err(fault) => return refuse(StatusCode::BAD_REQUEST, "image_invalid", &fault.to_string()),
     };
-    let rules = admin.rules.load_full();
-    let target = match rules.router.route(Some(&image.registry), None, &image.repository) {
-        Ok(target) => target,
-        Err(no_route) => return refuse(StatusCode::NOT_FOUND, "no_upstream", &no_route.to_string()),
-    };
-    let upstream = &rules.config.upstreams[target.upstream.index()];
-    if let Err(denied) = access::permit(upstream, &target.repository.name) {
-        return refuse(StatusCode::FORBIDDEN, "denied", &denied.to_string());
-    }
+    let target = route(admin, &image)?;
     Ok((image, target))
+}
+
+/// Where an image is pulled from, if it may be.
+fn route(admin: &Admin, image: &ImageReference) -> Result<Target, Refusal> {
+    let refuse = |status, code, message: String| Refusal { status, code, message };
+    let rules = admin.rules.load_full();
+    let target = rules.router.route(Some(&image.registry), None, &image.repository);
+    let target =
+        target.map_err(|no_route| refuse(StatusCode::NOT_FOUND, "no_upstream", no_route.to_string()))?;
+    let upstream = &rules.config.upstreams[target.upstream.index()];
+    access::permit(upstream, &target.repository.name)
+        .map_err(|denied| refuse(StatusCode::FORBIDDEN, "denied", denied.to_string()))?;
+    Ok(target)
 }
 
 /// How far a scrub is, or how the last one went.

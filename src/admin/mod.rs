@@ -29,9 +29,10 @@ use tokio::time::MissedTickBehavior;
 
 pub use token::{BadToken, read_token};
 pub use types::{
-    Account, BlobPart, Budgets, CacheState, Content, Down, Eviction, Explained, Fetch, History, Image,
-    Images, ManifestPart, Payment, Pinned, Popular, Refreshed, Removed, Scrubbing, Shown, Spender, Status,
-    Tag, Traffic, Trouble, UpstreamBudget, Victim, Waiting, WarmPart, WarmRoot, Warmed, Warming,
+    Account, Adopted, Adoption, BlobPart, Budgets, CacheState, Content, Down, Eviction, Explained, Fetch,
+    History, Image, Images, Lacking, ManifestPart, Payment, Pinned, Popular, Refreshed, Removed, Scrubbing,
+    Shown, Sought, Spender, Status, Tag, TakenIn, Traffic, Trouble, UpstreamBudget, Victim, Waiting,
+    WarmPart, WarmRoot, Warmed, Warming,
 };
 
 use crate::config::Config;
@@ -178,7 +179,7 @@ fn run(
                 let audited = audit::Entry::of(&request);
                 let answer = match refused {
                     Some(refused) => refused,
-                    None => pages::answer(&admin, &request).await,
+                    None => pages::answer(&admin, request).await,
                 };
                 if let Some(entry) = audited {
                     entry.end(answer.status(), admin.rules.load().config.log.audit.as_deref());

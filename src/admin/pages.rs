@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use http::header::VARY;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
 
-use super::api::{self, images, status, warm};
+use super::api::{self, bundle, images, status, warm};
 use super::{Admin, answer, ui};
 use crate::lifecycle::Phase;
 use crate::server::Body;
@@ -36,10 +37,15 @@ enum Page {
     Unpin,
     Remove,
     Warm,
+    Content,
+    Inventory,
+    Lacking,
+    Blob,
+    Adopt,
 }
 
 impl Page {
-    const ALL: [Page; 19] = [
+    const ALL: [Page; 24] = [
         Page::Index,
         Page::OpenApi,
         Page::Status,
@@ -59,6 +65,11 @@ impl Page {
         Page::Unpin,
         Page::Remove,
         Page::Warm,
+        Page::Content,
+        Page::Inventory,
+        Page::Lacking,
+        Page::Blob,
+        Page::Adopt,
     ];
 
     fn path(self) -> &'static str {
@@ -82,6 +93,11 @@ impl Page {
             Page::Unpin => "/api/v1/unpin",
             Page::Remove => "/api/v1/remove",
             Page::Warm => "/api/v1/warm",
+            Page::Content => "/api/v1/content",
+            Page::Inventory => "/api/v1/inventory",
+            Page::Lacking => "/api/v1/lacking",
+            Page::Blob => "/api/v1/blob",
+            Page::Adopt => "/api/v1/adopt",
         }
     }
 
@@ -108,6 +124,11 @@ impl Page {
             Page::Warm => {
                 "POST, ?image=NAME&platform=OS/ARCH&referrers=true&latest=true&pin=true: fetches what is missing of it"
             }
+            Page::Content => "POST, ?image=NAME&digest=DIGEST: a manifest or blob of it",
+            Page::Inventory => "the digest of everything that is here, one a line",
+            Page::Lacking => "POST, {digests}: those of them that are not here",
+            Page::Blob => "POST, ?digest=DIGEST and the content: takes it in, if it hashes to that",
+            Page::Adopt => "POST, {image, digest, needs}: serves an image that was taken in",
             Page::Refresh => "POST, ?image=NAME: asks the upstream now what this tag means",
             Page::Readiness => "200 while pulls are served, 503 while starting and draining",
         }
@@ -118,6 +139,7 @@ impl Page {
         match self {
             Page::Scrub => "GET, HEAD, POST",
             Page::Refresh | Page::Pin | Page::Unpin | Page::Remove | Page::Warm => "POST",
+            Page::Content | Page::Lacking | Page::Blob | Page::Adopt => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -132,7 +154,7 @@ impl Page {
 }
 
 /// Answers one request.
-pub(super) async fn answer<B>(admin: &Arc<Admin>, request: &Request<B>) -> Response<Body> {
+pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path();
     if let Some(asset) = ui::asset(path).filter(|_| request.method().is_safe()) {
         return asset;
@@ -165,6 +187,11 @@ pub(super) async fn answer<B>(admin: &Arc<Admin>, request: &Request<B>) -> Respo
         Page::Unpin => images::unpin(admin, query).await,
         Page::Remove => images::remove(admin, query).await,
         Page::Warm => warm::warm(admin, query).await,
+        Page::Content => bundle::content(admin, query).await,
+        Page::Inventory => return bundle::inventory(admin),
+        Page::Lacking => bundle::lacking(admin, request).await,
+        Page::Blob => bundle::take_in(admin, request).await,
+        Page::Adopt => bundle::adopt(admin, request).await,
     };
     about_image.unwrap_or_else(|refusal| refusal.answer())
 }

@@ -1,5 +1,6 @@
 //! What the operator's API says, as `tidelock` itself reads it too.
 
+mod bundle;
 mod images;
 mod status;
 mod warm;
@@ -8,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+pub use bundle::{Adopted, Adoption, Lacking, Sought, TakenIn};
 pub use images::{BlobPart, Content, Image, Images, ManifestPart, Pinned, Refreshed, Removed, Shown};
 
 pub use status::{CacheState, Eviction, Fetch, History, Popular, Status, Traffic, Trouble, Victim};

@@ -1,7 +1,10 @@
 //! Speaks to a running mirror at its admin address.
 
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -9,11 +12,14 @@ use bytes::{Bytes, BytesMut};
 use clap::{Args, ValueHint};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
 use url::{Url, form_urlencoded};
 
 use super::report::Report;
@@ -23,6 +29,12 @@ use crate::secret::Secret;
 
 /// The mirror answers from memory; longer means that it is not there or not well.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Where it may have to ask an upstream, or to look for a million digests.
+const LONG_PATIENCE: Duration = Duration::from_secs(120);
+/// Disks and lines that take fewer bytes a second are given up.
+const SLOWEST: u64 = 100_000;
+/// What is sent, or received, at once.
+const PIECE: usize = 256 << 10;
 /// Far more than any answer.
 const LARGEST: usize = 64 << 20;
 
@@ -54,6 +66,22 @@ pub(super) struct ImageArgs {
     image: String,
     #[command(flatten)]
     admin: AdminArgs,
+}
+
+/// The body of a request.
+type Sent = UnsyncBoxBody<Bytes, io::Error>;
+
+/// The body of an answer, to be read.
+pub(super) struct Download {
+    runtime: Runtime,
+    body: Incoming,
+    piece: Bytes,
+}
+
+/// A file as the body of a request. It is read where it is sent: nobody else lives on that thread.
+struct Announced {
+    size: u64,
+    content: Box<dyn Read + Send>,
 }
 
 impl AdminArgs {
@@ -139,13 +167,12 @@ impl Door {
         let url = admin.join(path)?;
         runtime.block_on(async {
             let silent = |_| anyhow!("the mirror at {admin} has said nothing for {PATIENCE:?}");
-            let answer =
-                tokio::time::timeout(PATIENCE, send(Method::POST, url, token)).await.map_err(silent)?;
+            let answer = tokio::time::timeout(PATIENCE, send(Method::POST, url, token, nothing()))
+                .await
+                .map_err(silent)?;
             let answer = answer.with_context(|| self.not_there())?;
-            let status = answer.status();
-            if !status.is_success() {
-                let body = Limited::new(answer.into_body(), LARGEST).collect().await;
-                let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+            if !answer.status().is_success() {
+                let (status, body) = collect(answer).await?;
                 return Err(self.refused(status, &body));
             }
             let (mut body, mut text) = (answer.into_body(), BytesMut::new());
@@ -174,14 +201,75 @@ impl Door {
         anyhow!("{}", refusal(body).unwrap_or_else(|| format!("{admin} answered with status {status}")))
     }
 
+    /// What POST `path` answers to `question`.
+    ///
+    /// # Errors
+    /// As for [`Door::post`].
+    pub(super) fn tell<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        let body = Full::from(serde_json::to_vec(question)?).map_err(|never| match never {}).boxed_unsync();
+        Ok(self.exchange(Method::POST, path, body, LONG_PATIENCE)?.0)
+    }
+
+    /// Sends `size` bytes to POST `path`.
+    ///
+    /// # Errors
+    /// As for [`Door::post`]; what `content` says.
+    pub(super) fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        size: u64,
+        content: impl Read + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let patience = LONG_PATIENCE + Duration::from_secs(size / SLOWEST);
+        let body = Announced { size, content: Box::new(content) }.boxed_unsync();
+        Ok(self.exchange(Method::POST, path, body, patience)?.0)
+    }
+
+    /// The bytes that `path` answers, as they come.
+    ///
+    /// # Errors
+    /// As for [`Door::post`].
+    pub(super) fn download(&self, method: Method, path: &str) -> anyhow::Result<Download> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let token = if method.is_safe() { None } else { read_token(&self.token)? };
+        let url = self.url.join(path)?;
+        let answer = runtime.block_on(async {
+            let asking = send(method, url, token, nothing());
+            let answer = tokio::time::timeout(LONG_PATIENCE, asking).await;
+            let answer = answer.map_err(|_| anyhow!("no answer within {LONG_PATIENCE:?}"))?;
+            let answer = answer.with_context(|| self.not_there())?;
+            if answer.status().is_success() {
+                return Ok(answer);
+            }
+            let (status, body) = collect(answer).await?;
+            Err(self.refused(status, &body))
+        })?;
+        Ok(Download { runtime, body: answer.into_body(), piece: Bytes::new() })
+    }
+
     fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<(T, String)> {
+        self.exchange(method, path, nothing(), PATIENCE)
+    }
+
+    fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Sent,
+        patience: Duration,
+    ) -> anyhow::Result<(T, String)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let admin = &self.url;
         // To look needs none, and whoever looks may not be allowed to read it.
         let token = if method.is_safe() { None } else { read_token(&self.token)? };
-        let fetching = fetch(method, admin.join(path)?, token);
-        let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, fetching).await });
-        let answer = answer.map_err(|_| anyhow!("no answer within {PATIENCE:?}")).and_then(|answer| answer);
+        let url = admin.join(path)?;
+        let fetching = async { collect(send(method, url, token, body).await?).await };
+        let answer = runtime.block_on(async { tokio::time::timeout(patience, fetching).await });
+        let answer = answer.map_err(|_| anyhow!("no answer within {patience:?}")).and_then(|answer| answer);
         let (status, body) = answer.with_context(|| self.not_there())?;
         if !status.is_success() {
             return Err(self.refused(status, &body));
@@ -192,30 +280,81 @@ impl Door {
     }
 }
 
-async fn fetch(method: Method, url: Url, token: Option<Secret>) -> anyhow::Result<(StatusCode, Bytes)> {
-    let answer = send(method, url, token).await?;
+/// An answer that is read whole.
+async fn collect(answer: Response<Incoming>) -> anyhow::Result<(StatusCode, Bytes)> {
     let status = answer.status();
     let body = Limited::new(answer.into_body(), LARGEST).collect().await;
     let body = body.map_err(|error| anyhow!("the answer broke off: {error}"))?;
     Ok((status, body.to_bytes()))
 }
 
-async fn send(method: Method, url: Url, token: Option<Secret>) -> anyhow::Result<Response<Incoming>> {
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+async fn send(
+    method: Method,
+    url: Url,
+    token: Option<Secret>,
+    body: Sent,
+) -> anyhow::Result<Response<Incoming>> {
+    let client: Client<_, Sent> = Client::builder(TokioExecutor::new()).build_http();
     let mut request = Request::builder().method(method).uri(url.as_str());
     if let Some(token) = token {
         let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.reveal()))?;
         bearer.set_sensitive(true);
         request = request.header(AUTHORIZATION, bearer);
     }
-    let request = request.body(Empty::new())?;
-    Ok(client.request(request).await?)
+    Ok(client.request(request.body(body)?).await?)
+}
+
+fn nothing() -> Sent {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 /// The message of an error of the admin API.
 fn refusal(body: &[u8]) -> Option<String> {
     let body: serde_json::Value = serde_json::from_slice(body).ok()?;
     Some(body["error"]["message"].as_str()?.to_owned())
+}
+
+impl Read for Download {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            let next = async { tokio::time::timeout(LONG_PATIENCE, self.body.frame()).await };
+            match self.runtime.block_on(next) {
+                Ok(Some(Ok(frame))) => self.piece = frame.into_data().unwrap_or_default(),
+                Ok(Some(Err(error))) => return Err(io::Error::other(error)),
+                Ok(None) => return Ok(0),
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+        let read = self.piece.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&self.piece.split_to(read));
+        Ok(read)
+    }
+}
+
+impl Body for Announced {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut task::Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let mut piece = vec![0; PIECE.min(usize::try_from(self.size).unwrap_or(PIECE))];
+        Poll::Ready(match self.content.read(&mut piece) {
+            _ if self.size == 0 => None,
+            Ok(0) => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+            Ok(read) => {
+                self.size -= read as u64;
+                piece.truncate(read);
+                Some(Ok(Frame::data(piece.into())))
+            }
+            Err(error) => Some(Err(error)),
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.size)
+    }
 }
 
 /// Where a mirror with this setting is reached from the same machine.

@@ -7,6 +7,9 @@ mod ask;
 mod check;
 mod client;
 mod explain;
+mod export;
+mod import;
+mod inventory;
 mod keeping;
 mod list;
 mod man;
@@ -30,6 +33,9 @@ use clap_complete::Shell;
 use self::ask::ImageArgs;
 use self::check::CheckArgs;
 use self::client::ClientArgs;
+use self::export::ExportArgs;
+use self::import::ImportArgs;
+use self::inventory::InventoryArgs;
 use self::list::ListArgs;
 use self::man::ManArgs;
 use self::options::Options;
@@ -90,6 +96,12 @@ enum Command {
     Remove(ImageArgs),
     /// Fetch images ahead, whole, with what refers to them; what is here is not fetched again
     Warm(WarmArgs),
+    /// Carry images out as a bundle: an OCI layout with checksums, in a tar or a folder, whole or as a delta
+    Export(ExportArgs),
+    /// Carry images in from a bundle or any OCI layout; an image is served once all of it is there and right
+    Import(ImportArgs),
+    /// The digest of everything that is here, for `tidelock export --have` on the other side
+    Inventory(InventoryArgs),
     /// Hash anew what the running mirror keeps; what is damaged is taken out and fetched anew at the next pull
     Scrub(ScrubArgs),
     /// Print the manual page, or write all of them
@@ -147,6 +159,15 @@ fn execute(cli: &Cli) -> Report {
         Some(Command::Remove(arguments)) => asked(keeping::remove, arguments),
         Some(Command::Scrub(arguments)) => cli.options.load().map(|config| scrub::scrub(arguments, &config)),
         Some(Command::Warm(arguments)) => cli.options.load().map(|config| warm::warm(arguments, &config)),
+        Some(Command::Export(arguments)) => {
+            cli.options.load().map(|config| export::export(arguments, &config))
+        }
+        Some(Command::Import(arguments)) => {
+            cli.options.load().map(|config| import::import(arguments, &config))
+        }
+        Some(Command::Inventory(arguments)) => {
+            cli.options.load().map(|config| inventory::inventory(arguments, &config))
+        }
         Some(Command::Man(arguments)) => Ok(man::man(arguments, Cli::command())),
         Some(Command::Completions { shell }) => Ok(completions(*shell)),
     };

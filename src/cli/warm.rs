@@ -66,7 +66,7 @@ impl WarmArgs {
 }
 
 /// Shows how far it is, on standard error and only where that is a terminal.
-fn follow(door: &Door, path: &str, image: &str) -> anyhow::Result<Warmed> {
+pub(super) fn follow(door: &Door, path: &str, image: &str) -> anyhow::Result<Warmed> {
     let bar = ProgressBar::new(0).with_style(style()).with_message(image.to_owned());
     let mut last = None;
     door.post_lines(path, |line| match line {

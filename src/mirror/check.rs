@@ -227,7 +227,7 @@ impl Inner {
     }
 
     /// A pin of a tag that has moved.
-    async fn pin_follows(&self, target: &Target, name: &Name, digest: &Digest) {
+    pub(super) async fn pin_follows(&self, target: &Target, name: &Name, digest: &Digest) {
         let Name::Tag(tag) = name else { return };
         let reference = Reference::Tag(tag.clone());
         let has_moved = |pin: &Pin| pin.reference == reference && pin.digests.first() != Some(digest);

@@ -16,7 +16,7 @@ use super::inventory::Part;
 use super::{Content, Error, Inner, Mirror};
 use crate::oci::{Descriptor, Digest, Manifest, Platform, Reference, Referrers, Tag, fallback_tag};
 use crate::routing::Target;
-use crate::scheduler::Errand;
+use crate::scheduler::{Errand, Refused};
 use crate::store::Name;
 use crate::upstream;
 
@@ -274,8 +274,7 @@ impl Walk<'_> {
         let (inner, target, name) = (self.inner, self.target, Name::Referrers(*subject));
         let ask = || async { inner.list(target, &name, &Errand::background()).await };
         let list = match self.patiently(ask).await {
-            // Offline nothing is known to refer to it, if nothing was when it was fetched.
-            Err(Error::Offline) => return Ok(Vec::new()),
+            Err(error) if self.is_content_with(&error) => return Ok(Vec::new()),
             list => list?,
         };
         let referrers = Referrers::parse(&list.document).unwrap_or_default();
@@ -300,11 +299,17 @@ impl Walk<'_> {
                     let Name::Tag(tag) = name else { continue };
                     roots.push(Root { reference: Reference::Tag(tag), digest });
                 }
-                Err(error) if error.is_absence() || matches!(error, Error::Offline) => {}
+                Err(error) if self.is_content_with(&error) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(roots)
+    }
+
+    /// Whether nothing is known to refer to something, after an error. Where only what is here is wanted, what an upstream in
+    /// trouble may have beside that is not.
+    fn is_content_with(&self, error: &Error) -> bool {
+        error.is_absence() || matches!(error, Error::Offline) || !self.wanted.is_latest
     }
 
     /// Asks again when there may be leave to ask.
@@ -338,6 +343,10 @@ impl Warming {
 /// How long it is until there may be leave to ask; `None` where that is not what is missing.
 fn pause(error: &Error) -> Option<Duration> {
     let wait = match error {
+        // Nobody answers there, or nobody may ask: that is not over by waiting.
+        Error::Upstream(upstream::Error::Refused(
+            Refused::Down(_) | Refused::Aside { .. } | Refused::Nobody { .. },
+        )) => return None,
         Error::Upstream(upstream::Error::Refused(refused)) => refused.retry_after(),
         Error::Upstream(upstream::Error::Throttled { retry_after, .. }) => *retry_after,
         _ => return None,

@@ -98,6 +98,11 @@ impl Store {
         next
     }
 
+    /// Up to `most` digests of what is here, in order, behind `after`.
+    pub fn digests(&self, after: Option<&Digest>, most: usize) -> Vec<Digest> {
+        self.0.index.after(after, most).unwrap_or_default()
+    }
+
     /// The repositories that are known to contain `digest`.
     pub fn repositories_of(&self, digest: &Digest) -> Vec<Repository> {
         self.0.index.linked(digest).iter().filter_map(|text| text.parse().ok()).collect()

@@ -5,6 +5,7 @@
 mod access;
 mod admin;
 mod budgets;
+mod bundle;
 mod breaker;
 mod cli;
 mod client_faults;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::faults::{Fault, Match, Times};
 use crate::support::house::House;
@@ -93,7 +93,8 @@ async fn every_route_stands_there_with_its_methods() {
 async fn answers_are_as_they_are_described() {
     let fake = FakeRegistry::start().await;
     fake.push("library/app", "v1", &Image::multi_platform(1, &[1000]));
-    fake.push("library/app", "v2", &Image::layers(2, &[1000]));
+    let second = Image::layers(2, &[1000]);
+    fake.push("library/app", "v2", &second);
     fake.push("library/app", "v3", &Image::layers(3, &[1000]));
     let house = House::over(&fake).await;
     house.client().pull("library/app", "v1").await.unwrap();
@@ -124,16 +125,35 @@ async fn answers_are_as_they_are_described() {
         ("post", "/api/v1/remove?image=app:v1", 409),
         ("post", "/api/v1/unpin?image=app:v1", 200),
         ("post", "/api/v1/remove?image=app:v1", 200),
+        ("post", "/api/v1/lacking", 200),
+        (
+            "post",
+            "/api/v1/blob?digest=sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
+            200,
+        ),
+        ("post", "/api/v1/blob?digest=sha256:x", 400),
+        ("post", "/api/v1/adopt", 200),
         ("post", "/api/v1/scrub", 200),
         ("get", "/api/v1/scrub", 200),
     ] {
         let verb = if method == "get" { Method::GET } else { Method::POST };
-        let answer = house.admin().request(verb, path, &[]).await;
-        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        let body = match path.split('?').next().unwrap() {
+            "/api/v1/lacking" => json!({ "digests": [second.digest()] }).to_string(),
+            "/api/v1/adopt" => {
+                json!({ "image": "app:v9", "digest": second.digest(), "needs": [] }).to_string()
+            }
+            // What the digest above is of.
+            "/api/v1/blob" => "x".to_owned(),
+            _ => String::new(),
+        };
+        let mut answer = house.admin().stream(verb, path, &[], body.into()).await.unwrap();
+        let (told, _) = answer.read_to_end().await;
+        let told = String::from_utf8_lossy(&told);
+        assert_eq!(answer.status, status, "{path}: {told}");
         let bare = path.split('?').next().unwrap();
         let schema = &document["paths"][bare][method]["responses"][status.to_string()]["content"]["application/json"]
             ["schema"];
-        let faults = faults(&document, schema, &answer.json(), path);
+        let faults = faults(&document, schema, &serde_json::from_str(&told).unwrap(), path);
         assert!(faults.is_empty(), "{faults:#?}");
         if status == 200 {
             described.remove(&(bare.to_owned(), method));

@@ -1,0 +1,241 @@
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+
+use super::Error;
+
+/// The files of a bundle, by their names.
+pub(super) struct Input {
+    path: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    /// The parts of it, and where its files lie in them.
+    Tar(Joined, HashMap<String, Place>),
+    Folder,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    offset: u64,
+    size: u64,
+}
+
+/// Files read as if they were one.
+#[derive(Debug)]
+struct Joined {
+    /// Each with where it begins.
+    files: Vec<(u64, PathBuf)>,
+    length: u64,
+    at: u64,
+    open: Option<(usize, File)>,
+}
+
+/// Files of a tar that are looked at; no bundle has more.
+const MOST_FILES: usize = 2_000_000;
+
+impl Input {
+    /// A folder, a tar, or the first part of one.
+    pub(super) fn open(path: &Path) -> Result<Input, Error> {
+        let data = fs::metadata(path).map_err(Error::io(path))?;
+        let kind = if data.is_dir() {
+            Kind::Folder
+        } else {
+            let joined = Joined::open(path)?;
+            let (joined, places) = look_through(path, joined)?;
+            Kind::Tar(joined, places)
+        };
+        Ok(Input { path: path.to_owned(), kind })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The size of a file, if there is one of that name.
+    pub(super) fn size(&self, name: &str) -> Result<Option<u64>, Error> {
+        match &self.kind {
+            Kind::Tar(_, places) => Ok(places.get(name).map(|place| place.size)),
+            Kind::Folder => {
+                let name = plain(name)
+                    .ok_or_else(|| Error::broken(&self.path, format!("{name} leads out of it")))?;
+                let path = self.path.join(name);
+                match fs::symlink_metadata(&path) {
+                    Ok(data) if data.is_file() => Ok(Some(data.len())),
+                    Ok(_) => Err(Error::broken(path, "is no plain file; links are not followed")),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                    Err(error) => Err(Error::io(path)(error)),
+                }
+            }
+        }
+    }
+
+    /// The content of a file.
+    pub(super) fn read(&self, name: &str) -> Result<impl Read + Send + 'static + use<>, Error> {
+        let missing = || Error::broken(&self.path, format!("{name} is missing"));
+        let size = self.size(name)?.ok_or_else(missing)?;
+        let content: Box<dyn Read + Send> = match &self.kind {
+            Kind::Tar(joined, places) => {
+                let mut joined = joined.again();
+                joined.at = places.get(name).ok_or_else(missing)?.offset;
+                Box::new(joined)
+            }
+            Kind::Folder => {
+                let path = self.path.join(name);
+                Box::new(File::open(&path).map_err(Error::io(path))?)
+            }
+        };
+        Ok(content.take(size))
+    }
+
+    /// The whole of a small one; `None` where there is none.
+    pub(super) fn whole(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>, Error> {
+        let Some(size) = self.size(name)? else { return Ok(None) };
+        if size > most {
+            return Err(Error::broken(&self.path, format!("{name} is larger than {most} bytes")));
+        }
+        let mut bytes = Vec::new();
+        self.read(name)?.read_to_end(&mut bytes).map_err(Error::io(&self.path))?;
+        Ok(Some(bytes))
+    }
+}
+
+/// Where each file lies. Nothing is read but the headers, and nothing ever leaves the tar by its name.
+fn look_through(path: &Path, joined: Joined) -> Result<(Joined, HashMap<String, Place>), Error> {
+    let length = joined.length;
+    let mut tar = tar::Archive::new(joined);
+    let mut places = HashMap::new();
+    let broken = |reason: String| Error::broken(path, reason);
+    let no_tar = |error: io::Error| {
+        broken(format!("cannot be read as a tar: {error}; unpack it first if it is compressed"))
+    };
+    for entry in tar.entries_with_seek().map_err(no_tar)? {
+        let entry = entry.map_err(no_tar)?;
+        let kind = entry.header().entry_type();
+        let shown = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let name = plain(&shown).ok_or_else(|| {
+            broken(format!(
+                "holds a file called {shown:?}, which leads out of it; it was not made by an honest program"
+            ))
+        })?;
+        if kind.is_dir() {
+            continue;
+        }
+        if !kind.is_file() {
+            return Err(broken(format!("{name} is a link or a device; a bundle holds plain files only")));
+        }
+        let place = Place { offset: entry.raw_file_position(), size: entry.size() };
+        if place.offset.checked_add(place.size).is_none_or(|end| end > length) {
+            return Err(broken(format!(
+                "is cut off in the midst of {name}; copy it again, with all of its parts"
+            )));
+        }
+        if places.insert(name.clone(), place).is_some() {
+            return Err(broken(format!("holds {name} twice")));
+        }
+        if places.len() > MOST_FILES {
+            return Err(broken(format!("holds more than {MOST_FILES} files")));
+        }
+    }
+    if places.is_empty() {
+        return Err(broken("holds nothing; it is cut off, or no tar".to_owned()));
+    }
+    Ok((tar.into_inner(), places))
+}
+
+/// The name without a leading `./`; `None` where it leads elsewhere.
+fn plain(name: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for component in Path::new(name).components() {
+        match component {
+            Component::Normal(part) => parts.push(part.to_str()?),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(parts.join("/"))
+}
+
+impl Joined {
+    /// `path`, and where it ends in `.001` all parts behind it.
+    fn open(path: &Path) -> Result<Joined, Error> {
+        let mut paths = vec![path.to_owned()];
+        if path.extension().is_some_and(|end| end == "001") {
+            let parts = (2..).map(|number| path.with_extension(format!("{number:03}")));
+            paths.extend(parts.take_while(|part| part.exists()));
+        }
+        let (mut files, mut length) = (Vec::new(), 0);
+        for path in paths {
+            let size = fs::metadata(&path).map_err(Error::io(&path))?.len();
+            files.push((length, path));
+            length += size;
+        }
+        Ok(Joined { files, length, at: 0, open: None })
+    }
+
+    /// From its beginning.
+    fn again(&self) -> Joined {
+        Joined { files: self.files.clone(), length: self.length, at: 0, open: None }
+    }
+}
+
+impl Read for Joined {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at >= self.length || buffer.is_empty() {
+            return Ok(0);
+        }
+        let which = self.files.partition_point(|(begin, _)| *begin <= self.at) - 1;
+        let (begin, path) = &self.files[which];
+        let mut file = match self.open.take() {
+            Some((open, file)) if open == which => file,
+            _ => File::open(path)?,
+        };
+        file.seek(SeekFrom::Start(self.at - begin))?;
+        let read = file.read(buffer)?;
+        if read == 0 {
+            return Err(io::Error::other(format!("{} became shorter while it was read", path.display())));
+        }
+        self.at += read as u64;
+        self.open = Some((which, file));
+        Ok(read)
+    }
+}
+
+impl Seek for Joined {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let to = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = to.ok_or_else(|| io::Error::other("before the beginning"))?;
+        Ok(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, proptest};
+
+    use super::*;
+
+    #[test]
+    fn names_that_lead_elsewhere() {
+        for wrong in ["/etc/passwd", "../x", "blobs/../../x", "a/.."] {
+            assert_eq!(plain(wrong), None, "{wrong}");
+        }
+        assert_eq!(plain("./blobs/sha256/ab").as_deref(), Some("blobs/sha256/ab"));
+        assert_eq!(plain("index.json").as_deref(), Some("index.json"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_take_it_down(bytes in any::<Vec<u8>>()) {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), bytes).unwrap();
+            let _ = Input::open(file.path());
+        }
+    }
+}
