@@ -8,7 +8,7 @@ pub(super) mod warm;
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use super::types::{Budgets, Explained, Scrubbing};
+use super::types::{Budgets, Explained, Missing, Scrubbing};
 use super::{Admin, answer};
 use crate::access;
 use crate::config::ByteSize;
@@ -77,6 +77,15 @@ fn route(admin: &Admin, image: &ImageReference) -> Result<Target, Refusal> {
 pub(super) fn scrub(admin: &Admin) -> Response<Body> {
     let (scrub, blobs, bytes) = admin.mirror.store().scrub_progress();
     json(&Scrubbing::new(&scrub, blobs, bytes))
+}
+
+/// What was asked for in vain; with `forget`, no more from now on.
+pub(super) fn missing(admin: &Admin, forget: bool) -> Response<Body> {
+    let missing = Missing::new(admin.mirror.missing());
+    if forget {
+        admin.mirror.forget_missing();
+    }
+    json(&missing)
 }
 
 /// Begins one, at the pace that the query names, or at the configured one.

@@ -30,9 +30,9 @@ use tokio::time::MissedTickBehavior;
 pub use token::{BadToken, read_token};
 pub use types::{
     Account, Adopted, Adoption, BlobPart, Budgets, CacheState, Content, Down, Eviction, Explained, Fetch,
-    History, Image, Images, Lacking, ManifestPart, Payment, Pinned, Popular, Refreshed, Removed, Scrubbing,
-    Shown, Sought, Spender, Status, Tag, TakenIn, Traffic, Trouble, UpstreamBudget, Victim, Waiting,
-    WarmPart, WarmRoot, Warmed, Warming,
+    History, Image, Images, Lacking, ManifestPart, Missing, MissingImage, Payment, Pinned, Popular,
+    Refreshed, Removed, Scrubbing, Shown, Sought, Spender, Status, Tag, TakenIn, Traffic, Trouble,
+    UpstreamBudget, Victim, Waiting, WarmPart, WarmRoot, Warmed, Warming,
 };
 
 use crate::config::Config;

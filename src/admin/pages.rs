@@ -37,6 +37,7 @@ enum Page {
     Unpin,
     Remove,
     Warm,
+    Missing,
     Content,
     Inventory,
     Lacking,
@@ -45,7 +46,7 @@ enum Page {
 }
 
 impl Page {
-    const ALL: [Page; 24] = [
+    const ALL: [Page; 25] = [
         Page::Index,
         Page::OpenApi,
         Page::Status,
@@ -65,6 +66,7 @@ impl Page {
         Page::Unpin,
         Page::Remove,
         Page::Warm,
+        Page::Missing,
         Page::Content,
         Page::Inventory,
         Page::Lacking,
@@ -93,6 +95,7 @@ impl Page {
             Page::Unpin => "/api/v1/unpin",
             Page::Remove => "/api/v1/remove",
             Page::Warm => "/api/v1/warm",
+            Page::Missing => "/api/v1/missing",
             Page::Content => "/api/v1/content",
             Page::Inventory => "/api/v1/inventory",
             Page::Lacking => "/api/v1/lacking",
@@ -124,6 +127,7 @@ impl Page {
             Page::Warm => {
                 "POST, ?image=NAME&platform=OS/ARCH&referrers=true&latest=true&pin=true: fetches what is missing of it"
             }
+            Page::Missing => "what was asked for in vain while nobody could be asked for it; POST forgets it",
             Page::Content => "POST, ?image=NAME&digest=DIGEST: a manifest or blob of it",
             Page::Inventory => "the digest of everything that is here, one a line",
             Page::Lacking => "POST, {digests}: those of them that are not here",
@@ -137,7 +141,7 @@ impl Page {
     /// How it can be asked.
     fn methods(self) -> &'static str {
         match self {
-            Page::Scrub => "GET, HEAD, POST",
+            Page::Scrub | Page::Missing => "GET, HEAD, POST",
             Page::Refresh | Page::Pin | Page::Unpin | Page::Remove | Page::Warm => "POST",
             Page::Content | Page::Lacking | Page::Blob | Page::Adopt => "POST",
             _ => "GET, HEAD",
@@ -179,6 +183,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
         Page::Budgets => return api::budgets(admin),
         Page::Scrub if *request.method() == Method::POST => return api::begin_scrub(admin, query),
         Page::Scrub => return api::scrub(admin),
+        Page::Missing => return api::missing(admin, *request.method() == Method::POST),
         Page::Images => return images::images(admin, query).await,
         Page::Explain => api::explain(admin, query).await,
         Page::Image => images::show(admin, query).await,

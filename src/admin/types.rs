@@ -2,6 +2,7 @@
 
 mod bundle;
 mod images;
+mod missing;
 mod status;
 mod warm;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use bundle::{Adopted, Adoption, Lacking, Sought, TakenIn};
 pub use images::{BlobPart, Content, Image, Images, ManifestPart, Pinned, Refreshed, Removed, Shown};
 
+pub use missing::{Missing, MissingImage};
 pub use status::{CacheState, Eviction, Fetch, History, Popular, Status, Traffic, Trouble, Victim};
 pub use warm::{WarmPart, WarmRoot, Warmed, Warming};
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use url::form_urlencoded::Serializer;
 
 use super::ask::{AdminArgs, Door};
+use super::images::ImagesArgs;
 use super::report::Report;
 use super::warm;
 use super::words::size;
@@ -23,9 +24,8 @@ use crate::secret::Secret;
 /// What `export` takes.
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// The images, as they stand in a pull; what is missing of them is fetched
-    #[arg(required = true, value_name = "IMAGE")]
-    images: Vec<String>,
+    #[command(flatten)]
+    images: ImagesArgs,
     /// The bundle: a tar, or a folder where it ends in / or is one
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::AnyPath)]
     output: PathBuf,
@@ -77,12 +77,12 @@ pub(super) fn export(arguments: &ExportArgs, config: &Config) -> Report {
 impl ExportArgs {
     fn write(&self, door: &Door, part_size: Option<u64>) -> anyhow::Result<(Plan, Vec<PathBuf>)> {
         // All that can be wrong with what was given comes before the first request.
-        let have = self.have()?;
+        let (images, have) = (self.images.all()?, self.have()?);
         let password = std::env::var(PASSWORD_VARIABLE).ok().map(Secret::new);
         let signer = self.sign.as_deref().map(|file| Signer::open(file, password.as_ref())).transpose()?;
         let mut output = self.open(part_size)?;
         let (mut plan, mut homes) = (Plan::default(), HashMap::new());
-        for image in &self.images {
+        for image in &images {
             let warmed = self.fetch(door, image)?;
             take_up(&mut plan, &mut homes, &warmed, &have)?;
         }

@@ -8,11 +8,13 @@ mod check;
 mod client;
 mod explain;
 mod export;
+mod images;
 mod import;
 mod inventory;
 mod keeping;
 mod list;
 mod man;
+mod missing;
 mod online;
 mod options;
 mod refresh;
@@ -38,6 +40,7 @@ use self::import::ImportArgs;
 use self::inventory::InventoryArgs;
 use self::list::ListArgs;
 use self::man::ManArgs;
+use self::missing::MissingArgs;
 use self::options::Options;
 use self::report::Report;
 use self::scrub::ScrubArgs;
@@ -100,6 +103,8 @@ enum Command {
     Export(ExportArgs),
     /// Carry images in from a bundle or any OCI layout; an image is served once all of it is there and right
     Import(ImportArgs),
+    /// What clients asked for in vain while nobody could be asked for it; `tidelock export --from` takes the list
+    Missing(MissingArgs),
     /// The digest of everything that is here, for `tidelock export --have` on the other side
     Inventory(InventoryArgs),
     /// Hash anew what the running mirror keeps; what is damaged is taken out and fetched anew at the next pull
@@ -164,6 +169,9 @@ fn execute(cli: &Cli) -> Report {
         }
         Some(Command::Import(arguments)) => {
             cli.options.load().map(|config| import::import(arguments, &config))
+        }
+        Some(Command::Missing(arguments)) => {
+            cli.options.load().map(|config| missing::missing(arguments, &config))
         }
         Some(Command::Inventory(arguments)) => {
             cli.options.load().map(|config| inventory::inventory(arguments, &config))

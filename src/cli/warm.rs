@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use url::form_urlencoded::Serializer;
 
 use super::ask::{AdminArgs, Door};
+use super::images::ImagesArgs;
 use super::report::Report;
 use super::words::size;
 use crate::admin::{Warmed, Warming};
@@ -14,9 +15,8 @@ use crate::config::Config;
 /// What `warm` takes.
 #[derive(Debug, Args)]
 pub(super) struct WarmArgs {
-    /// The images, as they stand in a pull: nginx, ghcr.io/org/app:1, nginx@sha256:…
-    #[arg(required = true, value_name = "IMAGE")]
-    images: Vec<String>,
+    #[command(flatten)]
+    images: ImagesArgs,
     /// For this platform only, linux/arm64 for example; may be repeated. By default for all that there are
     #[arg(long = "platform", value_name = "OS/ARCH")]
     platforms: Vec<String>,
@@ -37,8 +37,12 @@ pub(super) fn warm(arguments: &WarmArgs, config: &Config) -> Report {
         Ok(door) => door,
         Err(report) => return report,
     };
+    let images = match arguments.images.all() {
+        Ok(images) => images,
+        Err(error) => return Report::failed(&error),
+    };
     let mut report = Report::default();
-    for image in &arguments.images {
+    for image in &images {
         match arguments.fetch(&door, image) {
             Ok(warmed) if arguments.admin.json => {
                 report.out += &serde_json::to_string(&warmed).expect("numbers and texts are JSON");

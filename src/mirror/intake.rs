@@ -138,6 +138,7 @@ impl Mirror {
         for (subject, descriptor) in referring {
             inner.refer(target, &subject, &descriptor).await?;
         }
+        inner.missing.found(target, reference);
         let Reference::Tag(tag) = reference else { return Ok(Adopted { before: None }) };
         let name = Name::Tag(tag.clone());
         let before = inner.store.name(&target.repository, &name).map(|stamp| stamp.digest);

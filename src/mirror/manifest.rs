@@ -54,7 +54,9 @@ impl Mirror {
             Reference::Digest(digest) if head => self.0.head_by_digest(target, digest, errand).await,
             Reference::Digest(digest) => self.0.by_digest(target, digest, errand).await,
             Reference::Tag(tag) => self.0.by_tag(target, tag, asked).await,
-        }?;
+        };
+        self.0.missing.note(target, reference, &answer);
+        let answer = answer?;
         if let Some(bytes) = &answer.bytes {
             let blobs = || Manifest::parse(bytes).unwrap_or_default().blobs;
             let digests = || blobs().into_iter().map(|blob| blob.digest).collect();

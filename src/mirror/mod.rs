@@ -18,6 +18,7 @@ mod inventory;
 mod keeping;
 mod lists;
 mod manifest;
+mod missing;
 mod passage;
 mod served;
 mod warm;
@@ -37,12 +38,14 @@ pub use intake::{Adopted, NotAdopted, NotTaken};
 pub use inventory::{Content as CachedContent, Part};
 pub use keeping::{NotDone, Removed};
 pub use manifest::Asked;
+pub use missing::Miss;
 pub use passage::Passage;
 pub use served::{BlobAnswer, Content, ListAnswer, ManifestAnswer, Served};
 pub use warm::{Root, Wanted, Warmed, Warming};
 
 use self::check::{Checked, Trouble};
 use self::manifest::Fetched;
+use self::missing::Missing;
 use crate::config::{self, Config, UpstreamId};
 use crate::flight::{Calls, Flights};
 use crate::lifecycle::Lifecycle;
@@ -72,6 +75,7 @@ struct Inner {
     sizes: moka::sync::Cache<(Repository, Digest), u64>,
     // One at a time says what is pinned, so that the last word is the latest.
     pinning: tokio::sync::Mutex<()>,
+    missing: Arc<Missing>,
     life: Lifecycle,
 }
 
@@ -148,6 +152,7 @@ impl Mirror {
             troubles: moka::sync::Cache::new(MOST_ABSENT),
             sizes: moka::sync::Cache::builder().max_capacity(MOST_SIZES).time_to_live(SIZES_LIVE).build(),
             pinning: tokio::sync::Mutex::default(),
+            missing: Missing::open(store, life),
             life: life.clone(),
         })))
     }

@@ -98,7 +98,8 @@ fn mirror_told(kind: Kind, error: &mirror::Error) -> Told {
         mirror::Error::Offline => told(
             StatusCode::NOT_FOUND,
             unknown(kind),
-            "it is not in the cache and this mirror is offline; pull it once while `offline = false`"
+            "it is not in the cache and this mirror is offline; bring it by `tidelock export` where it can be pulled and \
+             `tidelock import` here (`tidelock missing` lists all that was asked for in vain)"
                 .to_owned(),
             "offline",
         ),

@@ -309,6 +309,38 @@ async fn what_is_wrong_with_a_bundle_is_said_and_nothing_is_taken_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_asked_for_in_vain_is_the_next_bundles_list() {
+    let scene = scene().await;
+    let site = site().await;
+    for path in
+        ["/v2/library/app0/manifests/v1", "/v2/library/app2/manifests/v1", "/v2/library/app0/manifests/v1"]
+    {
+        let answer = site.client().get(path).await;
+        assert_eq!(answer.status, 404);
+        assert!(answer.text().contains("`tidelock import` here"), "{}", answer.text());
+    }
+    let site = site.restart(|_| {}).await;
+    let list = scene.path("missing");
+    let told = succeeded(&site.command(&["missing"]).await);
+    assert!(
+        told.starts_with("docker.io/library/app0:v1  # asked for 2 times") && told.lines().count() == 2,
+        "{told}"
+    );
+    fs::write(&list, told).unwrap();
+    let bundle = scene.path("next.tar");
+    let (out, from) = (bundle.to_str().unwrap(), list.to_str().unwrap());
+    succeeded(&scene.near.command(&["export", "--from", from, "-o", out]).await);
+    succeeded(&import(&site, &bundle, &[]).await);
+    assert!(site.client().pull("library/app2", "v1").await.unwrap().is(&scene.images[2]));
+    assert_eq!(succeeded(&site.command(&["missing"]).await), "", "it is here now");
+    site.client().get("/v2/library/app1/manifests/v1").await;
+    assert_eq!(succeeded(&site.command(&["missing", "--clear"]).await).lines().count(), 1);
+    assert_eq!(succeeded(&site.command(&["missing"]).await), "");
+    fs::write(&list, "# nothing\n").unwrap();
+    assert!(failed(&scene.near.command(&["warm", "--from", from]).await).contains("names no image"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_fit_is_not_begun_with() {
     use tidelock::config::{ByteSize, SizeLimit};
     let scene = scene().await;

@@ -1,0 +1,43 @@
+//! The images that a command is about.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueHint};
+
+/// What every command takes that is about several images.
+#[derive(Debug, Args)]
+pub(super) struct ImagesArgs {
+    /// The images, as they stand in a pull: nginx, ghcr.io/org/app:1, nginx@sha256:…
+    #[arg(required_unless_present = "from", value_name = "IMAGE")]
+    images: Vec<String>,
+    /// And those that this file lists, one a line, as `tidelock missing` writes it; # begins a comment
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    from: Vec<PathBuf>,
+}
+
+impl ImagesArgs {
+    /// All of them, each once, in the order in which they are named.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or names none.
+    pub(super) fn all(&self) -> anyhow::Result<Vec<String>> {
+        let mut all: Vec<String> = Vec::new();
+        let mut name = |image: &str| {
+            if !all.iter().any(|known| known == image) {
+                all.push(image.to_owned());
+            }
+        };
+        self.images.iter().for_each(|image| name(image));
+        for file in &self.from {
+            let text = std::fs::read_to_string(file).with_context(|| format!("--from {}", file.display()))?;
+            let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+            let listed: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+            if listed.is_empty() {
+                bail!("--from {}: it names no image", file.display());
+            }
+            listed.into_iter().for_each(&mut name);
+        }
+        Ok(all)
+    }
+}
