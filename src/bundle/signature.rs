@@ -2,10 +2,16 @@ use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use minisign::{PublicKey, PublicKeyBox, SecretKey, SecretKeyBox, SignatureBox};
 
 use super::Error;
 use crate::secret::Secret;
+
+/// How long a secret key is, and where it says how it is sealed.
+const KEY_LENGTH: usize = 158;
+const KDF: std::ops::Range<usize> = 2..4;
 
 /// Signs bundles with an ed25519 key, as minisign does.
 pub struct Signer(SecretKey);
@@ -21,15 +27,15 @@ impl Signer {
     /// A file that cannot be read or is no secret key, a wrong or missing password.
     pub fn open(file: &Path, password: Option<&Secret>) -> Result<Signer, Error> {
         let text = fs::read_to_string(file).map_err(Error::io(file))?;
-        let wrong = |error| {
-            Error::Signature(format!("{} is not to be used as a secret key: {error}", file.display()))
-        };
-        let sealed = SecretKeyBox::from_string(&text).map_err(wrong)?;
-        let key = match password {
-            Some(password) => sealed.into_secret_key(Some(password.reveal().to_owned())),
-            None => sealed.into_unencrypted_secret_key(),
-        };
-        Ok(Signer(key.map_err(wrong)?))
+        let wrong = |why: String| Error::Signature(format!("{} cannot sign: {why}", file.display()));
+        if let Some(key) = open_one(&text) {
+            return Ok(Signer(key));
+        }
+        let sealed = SecretKeyBox::from_string(&text).map_err(|error| wrong(error.to_string()))?;
+        let password =
+            password.ok_or_else(|| wrong("it is sealed with a password, and none was given".to_owned()))?;
+        let key = sealed.into_secret_key(Some(password.reveal().to_owned()));
+        key.map(Signer).map_err(|error| wrong(error.to_string()))
     }
 
     pub(super) fn sign(&self, text: &str) -> Result<String, Error> {
@@ -37,6 +43,13 @@ impl Signer {
         let signed = signed.map_err(|error| Error::Signature(format!("cannot sign: {error}")))?;
         Ok(signed.into_string())
     }
+}
+
+/// A key that was made without a password. minisign itself leaves out its checksum, which its library insists on.
+fn open_one(text: &str) -> Option<SecretKey> {
+    let bytes = BASE64_STANDARD.decode(text.lines().nth(1)?.trim()).ok()?;
+    let is_open = bytes.len() == KEY_LENGTH && bytes[KDF] == [0, 0];
+    is_open.then(|| SecretKey::from_bytes(&bytes).ok()).flatten()
 }
 
 impl Verifier {

@@ -116,6 +116,22 @@ pub(crate) fn pull(visit: &Visit<'_>) {
     containerd.stop();
 }
 
+/// Reads a bundle as containerd does: each image is there under its name, with all that it consists of.
+pub(crate) fn import(dir: &Path, bundle: &Path, images: &[Image]) {
+    let containerd = Containerd::start(&dir.join("import"));
+    run(containerd.ctr(&["images", "import", "--no-unpack", "--all-platforms"]).arg(bundle));
+    for image in images {
+        let reference = image.reference();
+        let listed = stdout(containerd.ctr(&["images", "ls"]).arg(format!("name=={reference}")));
+        assert!(listed.contains(&image.digest), "{reference} is not {}:\n{listed}", image.digest);
+    }
+    let got = verify_blobs(&containerd.dir.join("root/io.containerd.content.v1.content/blobs/sha256"));
+    for image in images {
+        assert!(image.platforms.iter().all(|platform| platform.blobs().all(|blob| got.contains_key(blob))));
+    }
+    containerd.stop();
+}
+
 /// Writes the hosts directory that sends docker.io to the mirror.
 fn hosts(dir: &Path, mirror: Mirror) -> PathBuf {
     let hosts = dir.join("hosts");

@@ -5,6 +5,7 @@
 //! A missing client fails its test: a skipped test would look like a passed one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
+mod air_gap;
 mod containerd;
 mod dashboards;
 mod deploy;

@@ -1,6 +1,7 @@
 //! podman: finds the mirror in registries.conf, names the registry in the path.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -47,6 +48,15 @@ fn pull_one(visit: &Visit<'_>, image: &Image) {
     let read =
         stdout(podman("/bin/sh", visit).args(["-c", script, "sh", &reference, &witness.path]).args(flags));
     assert_eq!(format!("sha256:{}", &read[..64]), witness.sha256, "{reference}: {}", witness.path);
+}
+
+/// Takes an image out of a bundle as podman does.
+pub(crate) fn load(dir: &Path, bundle: &Path, image: &Image) {
+    let source = format!("oci-archive:{}:{}", bundle.display(), image.reference());
+    let flags =
+        ["--root", "load/root", "--runroot", "load/run", "--tmpdir", "load/tmp", "--storage-driver", "vfs"];
+    let id = stdout(client("/usr/bin/podman", dir).args(flags).args(["pull", "--quiet", &source]));
+    assert_eq!(format!("sha256:{id}"), image.native().config, "{source}");
 }
 
 /// Paths are relative to the home of the command.

@@ -7,8 +7,8 @@ mod process;
 mod scenario;
 mod servers;
 
-pub(crate) use files::{sha256, verify_blobs};
+pub(crate) use files::{sha256, sha256_of, verify_blobs};
 pub(crate) use image::Image;
 pub(crate) use process::{Daemon, client, daemon, run, stdout};
-pub(crate) use scenario::{ALWAYS_ASK, AS_SHIPPED, Visit, cold, cold_then_cached};
+pub(crate) use scenario::{ALWAYS_ASK, AS_SHIPPED, Visit, cold, cold_then_cached, from_a_mirror, offline};
 pub(crate) use servers::{DockerProxy, Mirror, Tidelock};

@@ -62,6 +62,25 @@ pub(crate) fn cold_then_cached(freshness: &str, pull: Pull) {
     tidelock.stop();
 }
 
+/// Has `carry` take all images from a mirror, before the upstream is gone.
+pub(crate) fn from_a_mirror(carry: impl FnOnce(&Tidelock, &Path, &[Image])) {
+    let Site { tidelock, upstream, dir } = Site::open(AS_SHIPPED);
+    carry(&tidelock, dir.path(), &IMAGES.all);
+    assert_fetched_once(&upstream.stop());
+    tidelock.stop();
+}
+
+/// Runs all of `pulls`, one after the other, against a mirror that asks nobody, once `bring` has filled it.
+pub(crate) fn offline(bring: impl FnOnce(&Tidelock, &Path), pulls: &[(&str, Pull)]) {
+    let dir = tempfile::Builder::new().prefix("tidelock-").tempdir().unwrap();
+    let tidelock = Tidelock::start_offline(dir.path());
+    bring(&tidelock, dir.path());
+    for (name, pull) in pulls {
+        round(dir.path(), name, tidelock.mirror, *pull);
+    }
+    tidelock.stop();
+}
+
 /// Runs all of `pulls` at once against one cold mirror.
 pub(crate) fn cold(pulls: &[(&str, Pull)]) {
     let Site { tidelock, upstream, dir } = Site::open(AS_SHIPPED);

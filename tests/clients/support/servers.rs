@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use super::process::{Daemon, daemon};
+use super::process::{Daemon, client, daemon, stdout};
 
 /// docker-registry, and the log of what it was asked.
 pub(crate) struct Upstream {
@@ -110,17 +110,28 @@ impl Mirror {
 /// The program under test.
 pub(crate) struct Tidelock {
     pub(crate) mirror: Mirror,
+    admin: u16,
     daemon: Daemon,
 }
 
 impl Tidelock {
     /// A mirror of one upstream for docker.io, its cache and log below `dir`.
     pub(crate) fn start(dir: &Path, upstream: u16, freshness: &str) -> Self {
+        Self::start_with(dir, upstream, freshness, false)
+    }
+
+    /// One that asks nobody.
+    pub(crate) fn start_offline(dir: &Path) -> Self {
+        Self::start_with(dir, 1, "", true)
+    }
+
+    fn start_with(dir: &Path, upstream: u16, freshness: &str, offline: bool) -> Self {
         let (port, admin) = (free_port(), free_port());
         let config = dir.join("tidelock.toml");
         let cache = dir.join("cache");
         let text = format!(
             r#"
+            offline = {offline}
             [server]
             listen = ["127.0.0.1:{port}"]
             admin_listen = "127.0.0.1:{admin}"
@@ -141,7 +152,14 @@ impl Tidelock {
         command.env_remove("HTTP_PROXY").env_remove("HTTPS_PROXY").args(["serve", "--config"]).arg(config);
         let ready = || status(admin, "/readyz") == Some(200);
         let daemon = Daemon::start(&mut command, &dir.join("tidelock.log"), ready);
-        Self { mirror: Mirror { port }, daemon }
+        Self { mirror: Mirror { port }, admin, daemon }
+    }
+
+    /// What the program says as a command to this mirror, in `dir`.
+    pub(crate) fn command(&self, dir: &Path, arguments: &[&str]) -> String {
+        let admin = format!("127.0.0.1:{}", self.admin);
+        let mut command = client(env!("CARGO_BIN_EXE_tidelock"), dir);
+        stdout(command.args(arguments).args(["--admin", &admin]))
     }
 
     /// Asks it to stop: it must go in peace.
