@@ -31,8 +31,8 @@ pub use token::{BadToken, read_token};
 pub use types::{
     Account, Adopted, Adoption, BlobPart, Budgets, CacheState, Content, Down, Eviction, Explained, Fetch,
     History, Image, Images, Lacking, ManifestPart, Missing, MissingImage, Payment, Pinned, Popular,
-    Refreshed, Removed, Scrubbing, Shown, Sought, Spender, Status, Tag, TakenIn, Traffic, Trouble,
-    UpstreamBudget, Victim, Waiting, WarmPart, WarmRoot, Warmed, Warming,
+    Refreshed, Removed, RolledBack, Scrubbing, Shown, Sought, Spender, Status, Tag, TagEpisode, TagHistory,
+    TakenIn, Traffic, Trouble, UpstreamBudget, Victim, Waiting, WarmPart, WarmRoot, Warmed, Warming,
 };
 
 use crate::config::Config;

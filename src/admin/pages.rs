@@ -36,6 +36,9 @@ enum Page {
     Pin,
     Unpin,
     Remove,
+    TagHistory,
+    Rollback,
+    Release,
     Warm,
     Missing,
     Content,
@@ -46,7 +49,7 @@ enum Page {
 }
 
 impl Page {
-    const ALL: [Page; 25] = [
+    const ALL: [Page; 28] = [
         Page::Index,
         Page::OpenApi,
         Page::Status,
@@ -65,6 +68,9 @@ impl Page {
         Page::Pin,
         Page::Unpin,
         Page::Remove,
+        Page::TagHistory,
+        Page::Rollback,
+        Page::Release,
         Page::Warm,
         Page::Missing,
         Page::Content,
@@ -94,6 +100,9 @@ impl Page {
             Page::Pin => "/api/v1/pin",
             Page::Unpin => "/api/v1/unpin",
             Page::Remove => "/api/v1/remove",
+            Page::TagHistory => "/api/v1/tag-history",
+            Page::Rollback => "/api/v1/rollback",
+            Page::Release => "/api/v1/release",
             Page::Warm => "/api/v1/warm",
             Page::Missing => "/api/v1/missing",
             Page::Content => "/api/v1/content",
@@ -133,6 +142,11 @@ impl Page {
             Page::Lacking => "POST, {digests}: those of them that are not here",
             Page::Blob => "POST, ?digest=DIGEST and the content: takes it in, if it hashes to that",
             Page::Adopt => "POST, {image, digest, needs}: serves an image that was taken in",
+            Page::TagHistory => "?image=NAME: what this tag meant, since when, and until when",
+            Page::Rollback => {
+                "POST, ?image=NAME&to=DIGEST: serves the tag as what it meant once, or as `previous`"
+            }
+            Page::Release => "POST, ?image=NAME: serves the tag as the upstream has it again",
             Page::Refresh => "POST, ?image=NAME: asks the upstream now what this tag means",
             Page::Readiness => "200 while pulls are served, 503 while starting and draining",
         }
@@ -142,8 +156,8 @@ impl Page {
     fn methods(self) -> &'static str {
         match self {
             Page::Scrub | Page::Missing => "GET, HEAD, POST",
-            Page::Refresh | Page::Pin | Page::Unpin | Page::Remove | Page::Warm => "POST",
-            Page::Content | Page::Lacking | Page::Blob | Page::Adopt => "POST",
+            Page::Refresh | Page::Pin | Page::Unpin | Page::Remove | Page::Rollback | Page::Release => "POST",
+            Page::Warm | Page::Content | Page::Lacking | Page::Blob | Page::Adopt => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -191,6 +205,9 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
         Page::Pin => images::pin(admin, query).await,
         Page::Unpin => images::unpin(admin, query).await,
         Page::Remove => images::remove(admin, query).await,
+        Page::TagHistory => images::history(admin, query),
+        Page::Rollback => images::roll_back(admin, query).await,
+        Page::Release => images::release(admin, query).await,
         Page::Warm => warm::warm(admin, query).await,
         Page::Content => bundle::content(admin, query).await,
         Page::Inventory => return bundle::inventory(admin),

@@ -11,7 +11,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 pub use bundle::{Adopted, Adoption, Lacking, Sought, TakenIn};
-pub use images::{BlobPart, Content, Image, Images, ManifestPart, Pinned, Refreshed, Removed, Shown};
+pub use images::{
+    BlobPart, Content, Image, Images, ManifestPart, Pinned, Refreshed, Removed, RolledBack, Shown,
+    TagEpisode, TagHistory,
+};
 
 pub use missing::{Missing, MissingImage};
 pub use status::{CacheState, Eviction, Fetch, History, Popular, Status, Traffic, Trouble, Victim};
@@ -197,7 +200,7 @@ pub struct Tag {
     pub since: u64,
     /// How long ago the upstream confirmed that.
     pub age_seconds: u64,
-    /// `serve`, `serve_and_check`, `check` or `absent`.
+    /// `serve`, `serve_and_check`, `check` or `absent`; `held` where it was rolled back to this.
     pub verdict: String,
 }
 
@@ -289,7 +292,7 @@ impl Explained {
             digest: tag.digest.to_string(),
             since: tag.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             age_seconds: tag.age.as_secs(),
-            verdict: verdict(tag.verdict).to_owned(),
+            verdict: if tag.is_held { "held" } else { verdict(tag.verdict) }.to_owned(),
         });
         let content = content.map(Content::from);
         let refused = payer.as_ref().err().map(Refused::to_string);

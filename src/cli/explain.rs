@@ -53,6 +53,7 @@ fn of_tag(tag: &Tag) -> String {
         "serve" => "fresh, served unasked",
         "serve_and_check" => "served at once and checked behind the client's back",
         "check" => "due for a check",
+        "held" => "held at this until `tidelock release`",
         _ => "nobody may be asked",
     };
     let since = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(tag.since));

@@ -19,6 +19,7 @@ mod online;
 mod options;
 mod refresh;
 mod report;
+mod rollback;
 mod scrub;
 mod serve;
 mod show;
@@ -43,7 +44,9 @@ use self::man::ManArgs;
 use self::missing::MissingArgs;
 use self::options::Options;
 use self::report::Report;
+use self::rollback::RollbackArgs;
 use self::scrub::ScrubArgs;
+use self::show::ShowArgs;
 use self::status::StatusArgs;
 use self::warm::WarmArgs;
 use crate::config::{Config, Faults};
@@ -89,8 +92,12 @@ enum Command {
     List(ListArgs),
     /// Ask the upstream now what a tag means, however fresh it is; a free question unless the tag has moved
     Refresh(ImageArgs),
-    /// What an image consists of, and what of that is here
-    Show(ImageArgs),
+    /// What an image consists of, and what of that is here; or what its tag meant before
+    Show(ShowArgs),
+    /// Serve a tag as what it meant once, whatever the upstream says, until it is released
+    Rollback(RollbackArgs),
+    /// Serve a tag as the upstream has it again
+    Release(ImageArgs),
     /// Keep an image from eviction, also what its tag means later
     Pin(ImageArgs),
     /// Let it be evicted when its turn comes
@@ -157,7 +164,11 @@ fn execute(cli: &Cli) -> Report {
             cli.options.load().map(|config| status::status(arguments, &config))
         }
         Some(Command::List(arguments)) => cli.options.load().map(|config| list::list(arguments, &config)),
-        Some(Command::Show(arguments)) => asked(show::show, arguments),
+        Some(Command::Show(arguments)) => cli.options.load().map(|config| show::show(arguments, &config)),
+        Some(Command::Rollback(arguments)) => {
+            cli.options.load().map(|config| rollback::rollback(arguments, &config))
+        }
+        Some(Command::Release(arguments)) => asked(rollback::release, arguments),
         Some(Command::Refresh(arguments)) => asked(refresh::refresh, arguments),
         Some(Command::Pin(arguments)) => asked(keeping::pin, arguments),
         Some(Command::Unpin(arguments)) => asked(keeping::unpin, arguments),

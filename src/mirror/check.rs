@@ -89,6 +89,11 @@ impl Inner {
         name: &Name,
         errand: &Errand,
     ) -> Result<Named, Error> {
+        if let Name::Tag(tag) = name
+            && let Some(stamp) = self.held(target, tag)
+        {
+            return Ok(hit(stamp));
+        }
         let remembered = self.store.name(&target.repository, name);
         let age = remembered.as_ref().map(|stamp| age_of(stamp, now()));
         let tag = match name {

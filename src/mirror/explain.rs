@@ -38,6 +38,8 @@ pub struct TagFacts {
     pub age: Duration,
     /// What is made of that.
     pub verdict: Verdict,
+    /// It was rolled back to this.
+    pub is_held: bool,
 }
 
 /// What would come of a pull of the manifest.
@@ -93,8 +95,14 @@ impl Inner {
         let (tag, subject) = match reference {
             Reference::Tag(tag) => {
                 let name = Name::Tag(tag.clone());
-                let stamp = self.store.name(&target.repository, &name);
-                (stamp.map(|stamp| self.facts(target, tag, &stamp)), Subject::Name(name))
+                let facts = match self.held(target, tag) {
+                    Some(stamp) => Some(held(&stamp)),
+                    None => {
+                        let stamp = self.store.name(&target.repository, &name);
+                        stamp.map(|stamp| self.facts(target, tag, &stamp))
+                    }
+                };
+                (facts, Subject::Name(name))
             }
             Reference::Digest(digest) => (None, Subject::Manifest(*digest)),
         };
@@ -131,7 +139,7 @@ impl Inner {
         let policy = &upstream.config.freshness;
         let verdict =
             judge(policy, self.is_offline(), Remembered { tag: Some(tag.as_str()), age: Some(age) });
-        TagFacts { digest: stamp.digest, since: stamp.since, age, verdict }
+        TagFacts { digest: stamp.digest, since: stamp.since, age, verdict, is_held: false }
     }
 
     /// Of a tag whose manifest is here.
@@ -146,4 +154,9 @@ impl Inner {
             Verdict::Absent => Prospect::Offline,
         }
     }
+}
+
+fn held(stamp: &Stamp) -> TagFacts {
+    let (digest, since, age, verdict) = (stamp.digest, stamp.since, Duration::ZERO, Verdict::Serve);
+    TagFacts { digest, since, age, verdict, is_held: true }
 }

@@ -13,6 +13,7 @@ mod check;
 mod document;
 mod error;
 mod explain;
+mod history;
 mod intake;
 mod inventory;
 mod keeping;
@@ -34,6 +35,7 @@ pub use crate::flight::Progress;
 pub use check::Refreshed;
 pub use error::Error;
 pub use explain::{Explanation, Prospect, TagFacts};
+pub use history::{Episode, NotHeld};
 pub use intake::{Adopted, NotAdopted, NotTaken};
 pub use inventory::{Content as CachedContent, Part};
 pub use keeping::{NotDone, Removed};
@@ -44,6 +46,7 @@ pub use served::{BlobAnswer, Content, ListAnswer, ManifestAnswer, Served};
 pub use warm::{Root, Wanted, Warmed, Warming};
 
 use self::check::{Checked, Trouble};
+use self::history::Holds;
 use self::manifest::Fetched;
 use self::missing::Missing;
 use crate::config::{self, Config, UpstreamId};
@@ -76,6 +79,7 @@ struct Inner {
     // One at a time says what is pinned, so that the last word is the latest.
     pinning: tokio::sync::Mutex<()>,
     missing: Arc<Missing>,
+    holds: Holds,
     life: Lifecycle,
 }
 
@@ -153,6 +157,7 @@ impl Mirror {
             sizes: moka::sync::Cache::builder().max_capacity(MOST_SIZES).time_to_live(SIZES_LIVE).build(),
             pinning: tokio::sync::Mutex::default(),
             missing: Missing::open(store, life),
+            holds: Holds::open(store),
             life: life.clone(),
         })))
     }

@@ -33,6 +33,21 @@ pub struct Pin {
     pub digests: Vec<Digest>,
 }
 
+/// What a tag meant before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// The manifest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its type, as the upstream gave it.
+    pub media_type: String,
+    /// Since when it meant this.
+    pub since: SystemTime,
+    /// Until when.
+    pub until: SystemTime,
+}
+
 /// How full the cache is, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fullness {
@@ -63,6 +78,11 @@ impl Store {
         let from = Bound::Included((repository.as_str(), ""));
         let found = read(self.0.index.tags(from, Some(&repository), usize::MAX));
         found.into_iter().map(|(_, tag, stamp)| (tag, stamp)).collect()
+    }
+
+    /// What `tag` meant before what it means, the latest first; a hundred changes are remembered.
+    pub fn history(&self, repository: &Repository, tag: &Tag) -> Vec<Past> {
+        self.0.index.history(repository, &Name::Tag(tag.clone()))
     }
 
     /// The same for whoever only looks: it is not marked as used, and takes no hot one's place in memory.

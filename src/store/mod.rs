@@ -45,7 +45,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 pub use error::{Error, OpenError};
-pub use inventory::{Fullness, Kept, Pin};
+pub use inventory::{Fullness, Kept, Past, Pin};
 pub use partial::Partial;
 pub use reader::{Blob, HOLD_BACK, SECTION};
 pub use scrub::Scrub;

@@ -21,6 +21,7 @@ mod flights;
 mod floors;
 mod freshness;
 mod headers;
+mod history;
 mod keeping;
 mod killed;
 mod list;

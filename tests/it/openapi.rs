@@ -102,6 +102,7 @@ async fn answers_are_as_they_are_described() {
     fake.fault(Match::manifests(), Times::Once, Fault::status(500));
     assert!(house.client().pull("library/app", "v3").await.is_err());
     house.settled().await;
+    let rollback = format!("/api/v1/rollback?image=app:v2&to={}", second.digest());
     let document = document(&house).await;
     let mut described: BTreeSet<(String, &str)> = BTreeSet::new();
     for (path, operations) in document["paths"].as_object().unwrap() {
@@ -122,6 +123,10 @@ async fn answers_are_as_they_are_described() {
         ("get", "/api/v1/image?image=app:v1", 200),
         ("post", "/api/v1/refresh?image=app:v1", 200),
         ("post", "/api/v1/pin?image=app:v1", 200),
+        ("get", "/api/v1/tag-history?image=app:v1", 200),
+        ("post", "/api/v1/rollback?image=app:v1&to=sha256", 404),
+        ("post", &rollback, 200),
+        ("post", "/api/v1/release?image=app:v2", 200),
         ("post", "/api/v1/remove?image=app:v1", 409),
         ("post", "/api/v1/unpin?image=app:v1", 200),
         ("post", "/api/v1/remove?image=app:v1", 200),

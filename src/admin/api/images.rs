@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 
-use super::{Answer, json, named, parameter};
-use crate::admin::types::{Image, Images, Pinned, Refreshed, Removed, Shown};
+use super::{Answer, Refusal, json, named, parameter};
+use crate::admin::types::{Image, Images, Pinned, Refreshed, Removed, RolledBack, Shown, TagHistory};
 use crate::admin::{Admin, answer};
-use crate::mirror::{self, NotDone};
+use crate::mirror::{self, NotDone, NotHeld};
 use crate::oci::{ImageReference, Reference, Repository, Tag};
+use crate::routing::Target;
 use crate::scheduler::{ClientAddr, Errand, Priority};
 use crate::server::Body;
 use crate::store::Name;
@@ -59,11 +60,7 @@ pub(in crate::admin) async fn images(admin: &Admin, query: Option<&str>) -> Resp
 
 /// Asks the upstream what the tag that the query names means now.
 pub(in crate::admin) async fn refresh(admin: &Admin, query: Option<&str>) -> Answer {
-    let (image, target) = named(admin, query)?;
-    let Reference::Tag(tag) = image.reference.clone() else {
-        let message = "A digest means what it means: name an image by its tag.";
-        return Ok(answer::error(StatusCode::BAD_REQUEST, "image_invalid", message));
-    };
+    let (image, target, tag) = tag(admin, query)?;
     let mirror = admin.mirror.clone();
     // Where clients are served: connections to upstreams live on the runtime that they were made on.
     let asking = admin.work.spawn(async move {
@@ -122,6 +119,63 @@ pub(in crate::admin) async fn unpin(admin: &Admin, query: Option<&str>) -> Answe
         Ok(()) => json(&Pinned { image: image.to_string(), pinned: false, content: None }),
         Err(error) => not_done(&image, &error),
     })
+}
+
+/// What a tag meant before.
+pub(in crate::admin) fn history(admin: &Admin, query: Option<&str>) -> Answer {
+    let (image, target, tag) = tag(admin, query)?;
+    let episodes = admin.mirror.history(&target, &tag);
+    Ok(if episodes.is_empty() {
+        not_held(&image, &NotHeld::Unknown)
+    } else {
+        json(&TagHistory::new(&image, episodes))
+    })
+}
+
+/// Serves a tag as it was.
+pub(in crate::admin) async fn roll_back(admin: &Admin, query: Option<&str>) -> Answer {
+    let (image, target, tag) = tag(admin, query)?;
+    let Some(to) = parameter(query, "to").filter(|to| !to.is_empty()) else {
+        let message = "Say what it is to mean: ?to=DIGEST, as much of one as is needed, or ?to=previous";
+        return Ok(answer::error(StatusCode::BAD_REQUEST, "to_missing", message));
+    };
+    Ok(match admin.mirror.roll_back(&target, &tag, &to).await {
+        Ok(digest) => json(&RolledBack { image: image.to_string(), held: Some(digest.to_string()) }),
+        Err(error) => not_held(&image, &error),
+    })
+}
+
+/// And as the upstream has it again.
+pub(in crate::admin) async fn release(admin: &Admin, query: Option<&str>) -> Answer {
+    let (image, target, tag) = tag(admin, query)?;
+    Ok(match admin.mirror.release(&target, &tag).await {
+        Ok(()) => json(&RolledBack { image: image.to_string(), held: None }),
+        Err(error) => not_held(&image, &error),
+    })
+}
+
+/// The tag that the query names.
+fn tag(admin: &Admin, query: Option<&str>) -> Result<(ImageReference, Target, Tag), Refusal> {
+    let (image, target) = named(admin, query)?;
+    match image.reference.clone() {
+        Reference::Tag(tag) => Ok((image, target, tag)),
+        Reference::Digest(_) => {
+            let message = "A digest means what it means: name an image by its tag.".to_owned();
+            Err(Refusal { status: StatusCode::BAD_REQUEST, code: "image_invalid", message })
+        }
+    }
+}
+
+fn not_held(image: &ImageReference, error: &NotHeld) -> Response<Body> {
+    let (status, code) = match error {
+        NotHeld::Unknown => (StatusCode::NOT_FOUND, "image_unknown"),
+        NotHeld::NeverMeant(_) => (StatusCode::NOT_FOUND, "never_meant"),
+        NotHeld::Ambiguous(_) => (StatusCode::CONFLICT, "ambiguous"),
+        NotHeld::NotHeld => (StatusCode::CONFLICT, "not_held"),
+        NotHeld::TooMany => (StatusCode::CONFLICT, "too_many"),
+        NotHeld::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cache"),
+    };
+    answer::error(status, code, &format!("{image}: {error}"))
 }
 
 /// Takes it out.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::now;
-use crate::mirror::{self, CachedContent, Part};
+use crate::mirror::{self, CachedContent, Episode, Part};
 use crate::oci::{Digest, ImageReference, Platform};
 use crate::store::{Kept, Stamp};
 
@@ -137,6 +137,52 @@ pub struct Removed {
     pub digest: String,
     /// How many bytes went; what other images need is still here.
     pub bytes: u64,
+}
+
+/// `/api/v1/tag-history`: what a tag meant, as far as is known here, the latest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TagHistory {
+    /// The image, as it was understood.
+    pub image: String,
+    /// One after the other.
+    pub episodes: Vec<TagEpisode>,
+}
+
+/// What a tag meant for a while.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TagEpisode {
+    /// What it meant.
+    pub digest: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// Until when; none for what the upstream said last.
+    pub until: Option<u64>,
+    /// Its manifest is here.
+    pub cached: bool,
+    /// It was rolled back to this.
+    pub held: bool,
+}
+
+/// `/api/v1/rollback` and `/api/v1/release`: what a tag is served as from now on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// The image, as it was understood.
+    pub image: String,
+    /// What it is held at; none where it is as the upstream has it.
+    pub held: Option<String>,
+}
+
+impl TagHistory {
+    pub(crate) fn new(image: &ImageReference, episodes: Vec<Episode>) -> TagHistory {
+        let episodes = episodes.into_iter().map(|episode| TagEpisode {
+            digest: episode.digest.to_string(),
+            since: seconds(episode.since),
+            until: episode.until.map(seconds),
+            cached: episode.kept.is_some(),
+            held: episode.is_held,
+        });
+        TagHistory { image: image.to_string(), episodes: episodes.collect() }
+    }
 }
 
 impl Shown {

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
 use self::shelf::Shelf;
-use self::tables::{BLOBS, BYTES, COUNT, LINKS, LRU, META, NAMES, NOTES, PINNED_BYTES, PINS, WHOLE};
-use super::{Error, Link, Name, Stamp, TAG};
+use self::tables::{BLOBS, BYTES, COUNT, HISTORY, LINKS, LRU, META, NAMES, NOTES, PINNED_BYTES, PINS, WHOLE};
+use super::{Error, Link, Name, Past, Stamp, TAG};
 use crate::oci::{Algorithm, Digest, Reference, Repository};
 
 /// Changes committed together at most; one sync to disk pays for all of them.
@@ -154,6 +154,25 @@ impl Index {
             let found = read.open_table(NAMES)?.get((key.0.as_str(), key.1.as_str()))?;
             Ok(found.and_then(|row| stamp(row.value())))
         })
+    }
+
+    /// What a tag meant before, the latest first.
+    pub(super) fn history(&self, repository: &Repository, name: &Name) -> Vec<Past> {
+        let (repository, name) = (repository.to_string(), name.to_string());
+        let found = self.shelf.read(|read| {
+            let history = read.open_table(HISTORY)?;
+            let all =
+                (repository.as_str(), name.as_str(), 0)..=(repository.as_str(), name.as_str(), u64::MAX);
+            let mut found = Vec::new();
+            for row in history.range::<(&str, &str, u64)>(all)?.rev() {
+                let (at, row) = row?;
+                let (key, size, media_type, until) = row.value();
+                let (since, until, media_type) = (time(at.value().2), time(until), media_type.to_owned());
+                found.extend(parse_key(key).map(|digest| Past { digest, size, media_type, since, until }));
+            }
+            Ok(Some(found))
+        });
+        found.unwrap_or_default()
     }
 
     /// The repositories that are known to contain `digest`, in order.

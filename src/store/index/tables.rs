@@ -3,6 +3,7 @@ use std::ops::Bound;
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::{Change, Entry, key, millis};
+use crate::lifecycle;
 use crate::oci::Digest;
 use crate::store::{Link, Name, Stamp};
 
@@ -10,6 +11,8 @@ pub(super) type BlobRow = (u64, u64, u8);
 type LinkKey = (&'static [u8], &'static str);
 type LinkRow = (u64, bool, &'static str);
 type NameKey = (&'static str, &'static str);
+type PastKey = (&'static str, &'static str, u64);
+type PastRow = (&'static [u8], u64, &'static str, u64);
 type NameRow = (&'static [u8], u64, &'static str, u64, u64);
 
 /// Digest to size, last use (milliseconds since 1970) and flags.
@@ -21,6 +24,8 @@ pub(super) const LRU: TableDefinition<(u64, &[u8]), u64> = TableDefinition::new(
 pub(super) const LINKS: TableDefinition<LinkKey, LinkRow> = TableDefinition::new("links");
 /// Repository and name to digest, size, media type, since when and last confirmed.
 pub(super) const NAMES: TableDefinition<NameKey, NameRow> = TableDefinition::new("names");
+/// Repository, name and since when to what a tag meant before: digest, size, media type and until when.
+pub(super) const HISTORY: TableDefinition<PastKey, PastRow> = TableDefinition::new("history");
 /// Small notes of other rooms, by name.
 pub(super) const NOTES: TableDefinition<&str, &[u8]> = TableDefinition::new("notes");
 /// Repository and reference to the keys of all that is not to be evicted for that, one after the other.
@@ -40,12 +45,30 @@ pub(super) const PINNED_BYTES: &str = "pinned_bytes";
 /// The flag of a blob that a pin holds.
 const IS_PINNED: u8 = 1;
 
+/// So many meanings of a tag are remembered.
+const LONGEST_HISTORY: usize = 100;
+
+/// What a name meant until now.
+struct Old {
+    digest: Vec<u8>,
+    size: u64,
+    media_type: String,
+    since: u64,
+}
+
+impl Old {
+    fn of((digest, size, media_type, since, _): (&[u8], u64, &str, u64, u64)) -> Old {
+        Old { digest: digest.to_vec(), size, media_type: media_type.to_owned(), since }
+    }
+}
+
 /// The tables of one write transaction.
 pub(super) struct Tables<'t> {
     blobs: Table<'t, &'static [u8], BlobRow>,
     lru: Table<'t, (u64, &'static [u8]), u64>,
     links: Table<'t, LinkKey, LinkRow>,
     names: Table<'t, NameKey, NameRow>,
+    history: Table<'t, PastKey, PastRow>,
     notes: Table<'t, &'static str, &'static [u8]>,
     pins: Table<'t, NameKey, &'static [u8]>,
     pinned: Table<'t, &'static [u8], u64>,
@@ -61,6 +84,7 @@ impl<'t> Tables<'t> {
             lru: transaction.open_table(LRU)?,
             links: transaction.open_table(LINKS)?,
             names: transaction.open_table(NAMES)?,
+            history: transaction.open_table(HISTORY)?,
             notes: transaction.open_table(NOTES)?,
             pins: transaction.open_table(PINS)?,
             pinned: transaction.open_table(PINNED)?,
@@ -81,10 +105,7 @@ impl<'t> Tables<'t> {
                 self.link(&key(digest), &repository.to_string(), link)
             }
             Change::Named(repository, name, stamp) => self.name(&repository.to_string(), name, stamp),
-            Change::Unnamed(repository, name) => {
-                self.names.remove((repository.to_string().as_str(), name.to_string().as_str()))?;
-                Ok(())
-            }
+            Change::Unnamed(repository, name) => self.unname(&repository.to_string(), name),
             Change::Unlinked(repository, digests) => {
                 let repository = repository.to_string();
                 for digest in digests {
@@ -239,7 +260,35 @@ impl<'t> Tables<'t> {
     fn name(&mut self, repository: &str, name: &Name, stamp: &Stamp) -> Result<(), redb::Error> {
         let (digest, since, confirmed) = (key(&stamp.digest), millis(stamp.since), millis(stamp.confirmed));
         let row = (digest.as_slice(), stamp.size, stamp.media_type.as_str(), since, confirmed);
-        self.names.insert((repository, name.to_string().as_str()), row)?;
+        let old = self.names.insert((repository, name.to_string().as_str()), row)?;
+        let old = old.map(|row| Old::of(row.value())).filter(|old| old.digest != digest);
+        match old.filter(|_| matches!(name, Name::Tag(_))) {
+            Some(old) => self.outlive(repository, name, &old, since),
+            None => Ok(()),
+        }
+    }
+
+    fn unname(&mut self, repository: &str, name: &Name) -> Result<(), redb::Error> {
+        let old = self.names.remove((repository, name.to_string().as_str()))?;
+        match old.map(|row| Old::of(row.value())).filter(|_| matches!(name, Name::Tag(_))) {
+            Some(old) => self.outlive(repository, name, &old, millis(lifecycle::now())),
+            None => Ok(()),
+        }
+    }
+
+    /// What a tag meant is part of its history, of which the oldest is forgotten.
+    fn outlive(&mut self, repository: &str, name: &Name, old: &Old, until: u64) -> Result<(), redb::Error> {
+        let name = name.to_string();
+        let row = (old.digest.as_slice(), old.size, old.media_type.as_str(), until);
+        self.history.insert((repository, name.as_str(), old.since), row)?;
+        let all = (repository, name.as_str(), 0)..=(repository, name.as_str(), u64::MAX);
+        let mut known = Vec::new();
+        for row in self.history.range::<(&str, &str, u64)>(all)? {
+            known.push(row?.0.value().2);
+        }
+        for since in known.iter().take(known.len().saturating_sub(LONGEST_HISTORY)) {
+            self.history.remove((repository, name.as_str(), *since))?;
+        }
         Ok(())
     }
 

@@ -1,0 +1,238 @@
+//! What tags meant before, and the way back to it.
+//!
+//! The store notes what a tag meant whenever that changes. A tag that is *rolled back* means what it meant once, for every
+//! client and without any question to the upstream, until it is released. What the upstream says meanwhile is still noted
+//! when it is asked for by hand: nothing of it is lost.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use super::{Inner, Mirror};
+use crate::lifecycle::now;
+use crate::oci::{Digest, Repository, Tag};
+use crate::routing::Target;
+use crate::store::{self, Kept, Name, Past, Stamp, Store};
+
+/// What a tag meant for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Episode {
+    /// What it meant.
+    pub digest: Digest,
+    /// Since when.
+    pub since: SystemTime,
+    /// Until when; `None` for what the upstream said last.
+    pub until: Option<SystemTime>,
+    /// Its manifest, where that is here.
+    pub kept: Option<Kept>,
+    /// The tag is held at it.
+    pub is_held: bool,
+}
+
+/// Why a tag is not rolled back, or not released.
+#[derive(Debug, thiserror::Error)]
+pub enum NotHeld {
+    /// Nothing is known of it.
+    #[error("it is not known here; pull it through this mirror first")]
+    Unknown,
+    /// It never meant that, as far as is known here.
+    #[error("it never meant {0} here; `tidelock show IMAGE --history` lists what it meant")]
+    NeverMeant(String),
+    /// More than one of what it meant begins like that.
+    #[error("it meant more than one digest that begins with {0}; give more of it")]
+    Ambiguous(String),
+    /// It is not held.
+    #[error("it is not held")]
+    NotHeld,
+    /// So many are held already.
+    #[error("{MOST_HELD} tags are held already; release some of them")]
+    TooMany,
+    /// The index's.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// Tags that are held, each at a digest. Written down before they hold.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    held: Mutex<HashMap<String, Stamp>>,
+    /// So that a pull need not look where there are none.
+    count: AtomicUsize,
+    /// One change after the other, so that what is written last is what holds.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// The note in the store: repository, tag, digest, size and type of each.
+const NOTE: &str = "holds";
+const MOST_HELD: usize = 1_000;
+/// In place of a digest: what it meant before.
+const PREVIOUS: &str = "previous";
+/// As much of a digest's hexadecimal part is needed at least.
+const SHORTEST: usize = 6;
+
+impl Mirror {
+    /// What a tag has meant, as far as is known here, the latest first.
+    pub fn history(&self, target: &Target, tag: &Tag) -> Vec<Episode> {
+        let (inner, repository) = (&self.0, &target.repository);
+        let held = inner.held(target, tag).map(|stamp| stamp.digest);
+        let episode = |digest, since, until| Episode {
+            digest,
+            since,
+            until,
+            kept: inner.kept(target, &digest, true),
+            is_held: held == Some(digest),
+        };
+        let current = inner.store.name(repository, &Name::Tag(tag.clone()));
+        let current = current.map(|stamp| episode(stamp.digest, stamp.since, None));
+        let past = inner.store.history(repository, tag).into_iter();
+        current
+            .into_iter()
+            .chain(past.map(|past| episode(past.digest, past.since, Some(past.until))))
+            .collect()
+    }
+
+    /// Serves a tag as `to` from now on: a digest that it meant once, as much of one as is needed, or `previous`.
+    ///
+    /// # Errors
+    /// [`NotHeld`].
+    pub async fn roll_back(&self, target: &Target, tag: &Tag, to: &str) -> Result<Digest, NotHeld> {
+        let (inner, repository) = (&self.0, &target.repository);
+        let mut known = inner.store.history(repository, tag);
+        let current = inner.store.name(repository, &Name::Tag(tag.clone()));
+        if let Some(stamp) = &current {
+            let Stamp { digest, size, media_type, since, confirmed } = stamp.clone();
+            known.insert(0, Past { digest, size, media_type, since, until: confirmed });
+        }
+        let past = chosen(&known, current.as_ref(), to)?;
+        let Past { digest, size, ref media_type, since, until } = *past;
+        let stamp = Stamp { digest, size, media_type: media_type.clone(), since, confirmed: until };
+        let key = key(repository, tag);
+        inner
+            .holds
+            .change(&inner.store, |held| {
+                if held.len() >= MOST_HELD && !held.contains_key(&key) {
+                    return Err(NotHeld::TooMany);
+                }
+                held.insert(key, stamp);
+                Ok(())
+            })
+            .await?;
+        tracing::info!(%repository, %tag, %digest, "rolled back by hand");
+        Ok(digest)
+    }
+
+    /// Serves a tag as the upstream has it again.
+    ///
+    /// # Errors
+    /// [`NotHeld`].
+    pub async fn release(&self, target: &Target, tag: &Tag) -> Result<(), NotHeld> {
+        let inner = &self.0;
+        let key = key(&target.repository, tag);
+        let release = |held: &mut HashMap<String, Stamp>| held.remove(&key).map(drop).ok_or(NotHeld::NotHeld);
+        inner.holds.change(&inner.store, release).await?;
+        tracing::info!(repository = %target.repository, %tag, "released by hand");
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// What a tag is held at, where it is.
+    pub(super) fn held(&self, target: &Target, tag: &Tag) -> Option<Stamp> {
+        if self.holds.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let held = self.holds.held().get(&key(&target.repository, tag)).cloned()?;
+        // The operator's word, which does not age.
+        Some(Stamp { confirmed: now(), ..held })
+    }
+}
+
+impl Holds {
+    /// What was written down before.
+    pub(super) fn open(store: &Store) -> Holds {
+        let holds = Holds::default();
+        let note = store.note(NOTE).and_then(|note| serde_json::from_slice::<Vec<Written>>(&note).ok());
+        let read = note.unwrap_or_default().into_iter().filter_map(Written::read);
+        holds.put(read.collect());
+        holds
+    }
+
+    async fn change(
+        &self,
+        store: &Store,
+        change: impl FnOnce(&mut HashMap<String, Stamp>) -> Result<(), NotHeld>,
+    ) -> Result<(), NotHeld> {
+        let _one_at_a_time = self.changing.lock().await;
+        let mut held = self.held().clone();
+        change(&mut held)?;
+        let rows: Vec<Written> = held.iter().map(|(name, stamp)| Written::of(name, stamp)).collect();
+        let note = serde_json::to_vec(&rows).expect("texts and numbers are JSON");
+        store.set_note(NOTE, note).await?;
+        self.put(held);
+        Ok(())
+    }
+
+    fn put(&self, held: HashMap<String, Stamp>) {
+        self.count.store(held.len(), Ordering::Release);
+        *self.held() = held;
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<String, Stamp>> {
+        // Put in whole.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A hold as it is written down; times in seconds since 1970.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Written {
+    name: String,
+    digest: String,
+    size: u64,
+    media_type: String,
+    since: u64,
+}
+
+impl Written {
+    fn of(name: &str, stamp: &Stamp) -> Written {
+        let since = stamp.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (digest, media_type) = (stamp.digest.to_string(), stamp.media_type.clone());
+        Written { name: name.to_owned(), digest, size: stamp.size, media_type, since }
+    }
+
+    fn read(self) -> Option<(String, Stamp)> {
+        let since = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(self.since);
+        let (digest, size, media_type) = (self.digest.parse().ok()?, self.size, self.media_type);
+        Some((self.name, Stamp { digest, size, media_type, since, confirmed: since }))
+    }
+}
+
+/// Which of what a tag meant is asked for.
+fn chosen<'a>(known: &'a [Past], current: Option<&Stamp>, to: &str) -> Result<&'a Past, NotHeld> {
+    if known.is_empty() {
+        return Err(NotHeld::Unknown);
+    }
+    let unknown = || NotHeld::NeverMeant(to.chars().take(140).collect());
+    if to == PREVIOUS {
+        let now = current.map(|stamp| stamp.digest);
+        return known.iter().find(|past| Some(past.digest) != now).ok_or_else(unknown);
+    }
+    let is_meant = |past: &&Past| {
+        let (whole, hex) = (past.digest.to_string(), past.digest.hex());
+        let begins = |text: &str| text.len() > to.len() && text.starts_with(to) && to.len() >= SHORTEST;
+        whole == to
+            || begins(&hex)
+            || (to.contains(':') && to.len() > "sha256:".len() + SHORTEST && whole.starts_with(to))
+    };
+    let mut found = known.iter().filter(is_meant);
+    let first = found.next().ok_or_else(unknown)?;
+    if found.any(|other| other.digest != first.digest) {
+        return Err(NotHeld::Ambiguous(to.to_owned()));
+    }
+    Ok(first)
+}
+
+fn key(repository: &Repository, tag: &Tag) -> String {
+    format!("{repository}:{tag}")
+}

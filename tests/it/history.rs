@@ -1,0 +1,106 @@
+//! What tags meant before, and the way back to it.
+
+use http::Method;
+use serde_json::Value;
+
+use crate::support::house::House;
+use crate::support::images::Image;
+use crate::support::registry::FakeRegistry;
+
+/// A tag that has moved twice, as this mirror has seen.
+async fn scene() -> (FakeRegistry, House, Vec<Image>) {
+    let fake = FakeRegistry::start().await;
+    let images: Vec<Image> = (0..3).map(|seed| Image::layers(seed, &[500])).collect();
+    fake.push("library/app", "v1", &images[0]);
+    let house = House::over(&fake).await;
+    for image in &images {
+        fake.push("library/app", "v1", image);
+        refresh(&house).await;
+        assert!(house.client().pull("library/app", "v1").await.unwrap().is(image));
+    }
+    (fake, house, images)
+}
+
+async fn refresh(house: &House) {
+    let answer = house.admin().request(Method::POST, "/api/v1/refresh?image=app:v1", &[]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// Each digest, whether it is what the upstream said last, and whether the tag is held at it.
+async fn history(house: &House) -> Vec<(String, bool, bool)> {
+    let told = house.admin().get("/api/v1/tag-history?image=app:v1").await.json();
+    let episode = |episode: &Value| {
+        let digest = episode["digest"].as_str().unwrap().to_owned();
+        (digest, episode["until"].is_null(), episode["held"].as_bool().unwrap())
+    };
+    told["episodes"].as_array().unwrap().iter().map(episode).collect()
+}
+
+async fn serves(house: &House, image: &Image) {
+    assert!(house.client().pull("library/app", "v1").await.unwrap().is(image));
+    let head = house.client().head("/v2/library/app/manifests/v1").await;
+    assert_eq!(head.header("docker-content-digest"), image.digest());
+}
+
+#[tokio::test]
+async fn a_way_back_from_a_bad_push() {
+    let (fake, house, images) = scene().await;
+    let digest = |number: usize| images[number].digest().to_owned();
+    let told = [(digest(2), true, false), (digest(1), false, false), (digest(0), false, false)];
+    assert_eq!(history(&house).await, told);
+
+    let output = house.command(&["rollback", "app:v1", "previous"]).await;
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&digest(1)), "{output:?}");
+    serves(&house, &images[1]).await;
+    // Whatever the upstream says meanwhile.
+    let newest = Image::layers(9, &[500]);
+    fake.push("library/app", "v1", &newest);
+    refresh(&house).await;
+    let house = house.restart(|_| {}).await;
+    fake.clear();
+    serves(&house, &images[1]).await;
+    assert_eq!(fake.total(), 0, "nobody is asked");
+    assert!(history(&house).await.contains(&(digest(1), false, true)));
+    let explained = house.admin().get("/api/v1/explain?image=app:v1").await.json();
+    assert_eq!((&explained["prospect"], &explained["tag"]["verdict"]), (&"hit".into(), &"held".into()));
+
+    // By as much of a digest as is needed.
+    let short = &digest(0)[7..17];
+    assert_eq!(house.command(&["rollback", "app:v1", short]).await.status.code(), Some(0));
+    serves(&house, &images[0]).await;
+    assert_eq!(house.command(&["release", "app:v1"]).await.status.code(), Some(0));
+    serves(&house, &newest).await;
+    let told = house.command(&["show", "app:v1", "--history"]).await;
+    assert_eq!(String::from_utf8_lossy(&told.stdout).lines().count(), 5, "{told:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_gone_back_to() {
+    let (_fake, house, images) = scene().await;
+    let never = Image::layers(7, &[1]).digest().to_owned();
+    for (query, status, code) in [
+        (format!("rollback?image=app:v1&to={never}"), 404, "never_meant"),
+        ("rollback?image=app:v1&to=sha256:".to_owned(), 404, "never_meant"),
+        ("rollback?image=app:v1&to=ab".to_owned(), 404, "never_meant"),
+        ("rollback?image=app:v1".to_owned(), 400, "to_missing"),
+        ("rollback?image=other:v1&to=previous".to_owned(), 404, "image_unknown"),
+        (format!("rollback?image=app@{}&to=previous", images[0].digest()), 400, "image_invalid"),
+        ("release?image=app:v1".to_owned(), 409, "not_held"),
+    ] {
+        let answer = house.admin().request(Method::POST, &format!("/api/v1/{query}"), &[]).await;
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (status, Some(code)), "{query}");
+    }
+    serves(&house, &images[2]).await;
+}
+
+#[tokio::test]
+async fn a_tag_that_is_gone_has_a_history() {
+    let (fake, house, images) = scene().await;
+    fake.remove_tag("library/app", "v1");
+    let gone = house.admin().request(Method::POST, "/api/v1/refresh?image=app:v1", &[]).await;
+    assert_eq!(gone.status, 404);
+    assert_eq!(history(&house).await.len(), 3);
+    let output = house.command(&["rollback", "app:v1", "previous"]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    serves(&house, &images[2]).await;
+}
