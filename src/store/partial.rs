@@ -33,7 +33,8 @@ pub struct Partial {
     // All of it, and on disk too, where the file system can.
     is_expected: bool,
     chunks: Option<mpsc::Sender<(u64, Bytes)>>,
-    writer: JoinHandle<io::Result<Written>>,
+    // None once it has ended and that was seen: a write that failed is how one learns of it, too.
+    writer: Option<JoinHandle<io::Result<Written>>>,
     committed: watch::Receiver<u64>,
     // Held here once the writer has ended: until the file has its name or none.
     claim: Option<Claim>,
@@ -120,7 +121,7 @@ impl Partial {
             room: Some(room),
             is_expected: total.is_some(),
             chunks: Some(chunks),
-            writer,
+            writer: Some(writer),
             committed: watcher,
             claim: None,
             fate: Fate::Keep,
@@ -254,7 +255,9 @@ impl Partial {
 
     /// What the writer leaves. Where it failed, less is on disk than was handed in.
     async fn end_of_writing(&mut self) -> io::Result<Written> {
-        let written = (&mut self.writer).await.map_err(io::Error::other).and_then(|written| written);
+        let Some(writer) = &mut self.writer else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let written = writer.await.map_err(io::Error::other).and_then(|written| written);
+        self.writer = None;
         written.inspect_err(|_| {
             if let Ok(data) = self.file.metadata() {
                 self.accepted = Spans::of(0..data.len());

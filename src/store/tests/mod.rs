@@ -455,3 +455,16 @@ async fn what_is_asked_for_while_it_is_evicted_is_counted_right() {
     }
     end(store, life).await;
 }
+
+/// A disk that fails is seen by a write, or by the proof, and whoever asks again after that is told so.
+#[tokio::test]
+async fn what_has_ended_is_not_proven_again() {
+    let house = House::new(10_000);
+    let (store, life) = house.start();
+    let mut partial = store.partial(blob(1, 100).0, Some(100)).await.unwrap();
+    partial.write(0, blob(2, 100).1).await.unwrap();
+    assert!(matches!(partial.prove().await, Err(Error::Mismatch)));
+    assert!(matches!(partial.prove().await, Err(Error::Io { .. })));
+    drop(partial);
+    end(store, life).await;
+}
