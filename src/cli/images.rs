@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
 
+use super::references;
+
 /// What every command takes that is about several images.
 #[derive(Debug, Args)]
 pub(super) struct ImagesArgs {
     /// The images, as they stand in a pull: nginx, ghcr.io/org/app:1, nginx@sha256:…
     #[arg(required_unless_present = "from", value_name = "IMAGE")]
     images: Vec<String>,
-    /// And those that this file lists, one a line, as `tidelock missing` writes it; # begins a comment
+    /// And all that this file names: a list with one a line, as `tidelock missing` writes it, a compose file, manifests of
+    /// Kubernetes, what `helm template` writes, or a Dockerfile
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     from: Vec<PathBuf>,
 }
@@ -31,12 +34,12 @@ impl ImagesArgs {
         self.images.iter().for_each(|image| name(image));
         for file in &self.from {
             let text = std::fs::read_to_string(file).with_context(|| format!("--from {}", file.display()))?;
-            let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-            let listed: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
-            if listed.is_empty() {
+            let named =
+                references::images(file, &text).with_context(|| format!("--from {}", file.display()))?;
+            if named.is_empty() {
                 bail!("--from {}: it names no image", file.display());
             }
-            listed.into_iter().for_each(&mut name);
+            named.iter().for_each(|image| name(image));
         }
         Ok(all)
     }

@@ -17,6 +17,7 @@ mod man;
 mod missing;
 mod online;
 mod options;
+mod references;
 mod refresh;
 mod report;
 mod rollback;

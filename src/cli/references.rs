@@ -1,0 +1,207 @@
+//! Every image that a file names: a list, a compose file, manifests of Kubernetes, what Helm renders, a Dockerfile.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use saphyr::{LoadableYamlNode, Yaml};
+
+/// The images that `text` names, in the order in which they come. `file` tells of what kind it is, where the text does not.
+///
+/// # Errors
+/// A line or document that cannot be read, or a variable without a value.
+pub(super) fn images(file: &Path, text: &str) -> anyhow::Result<Vec<String>> {
+    if is_dockerfile(file, text) {
+        return of_dockerfile(text);
+    }
+    if is_yaml(file, text) {
+        return of_yaml(text);
+    }
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+fn is_dockerfile(file: &Path, text: &str) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let is_called = ["dockerfile", "containerfile"].iter().any(|kind| {
+        name == *kind || name.starts_with(&format!("{kind}.")) || name.ends_with(&format!(".{kind}"))
+    });
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    let word = first.and_then(|line| line.split_whitespace().next()).unwrap_or_default();
+    is_called || ["from", "arg"].contains(&word.to_lowercase().as_str())
+}
+
+/// A list has a word a line; what it names has no space behind a colon.
+fn is_yaml(file: &Path, text: &str) -> bool {
+    let is_called = file.extension().is_some_and(|end| end == "yaml" || end == "yml");
+    let content = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    is_called
+        || text
+            .lines()
+            .map(str::trim)
+            .filter(content)
+            .any(|line| line == "---" || line.ends_with(':') || line.contains(": "))
+}
+
+/// What the keys `image` name, wherever they stand, and `reference` in a volume of Kubernetes.
+fn of_yaml(text: &str) -> anyhow::Result<Vec<String>> {
+    let documents = Yaml::load_from_str(text).context("it cannot be read as YAML")?;
+    let mut images = Vec::new();
+    for document in &documents {
+        walk(document, &mut images)?;
+    }
+    Ok(images)
+}
+
+fn walk(node: &Yaml<'_>, images: &mut Vec<String>) -> anyhow::Result<()> {
+    for item in node.as_sequence().into_iter().flatten() {
+        walk(item, images)?;
+    }
+    for (key, value) in node.as_mapping().into_iter().flatten() {
+        if key.as_str() != Some("image") {
+            walk(value, images)?;
+            continue;
+        }
+        match value.as_str().or_else(|| value.as_mapping_get("reference").and_then(Yaml::as_str)) {
+            Some(image) => images.extend(filled(image, &HashMap::new())?),
+            None => walk(value, images)?,
+        }
+    }
+    Ok(())
+}
+
+/// What each stage begins with, and what is copied or mounted from elsewhere, but for other stages.
+fn of_dockerfile(text: &str) -> anyhow::Result<Vec<String>> {
+    let (mut images, mut stages, mut values) = (Vec::new(), HashSet::new(), HashMap::new());
+    for line in instructions(text) {
+        let mut words = line.split_whitespace();
+        let instruction = words.next().unwrap_or_default().to_uppercase();
+        let mut name = |image: &str, values: &HashMap<String, String>, stages: &HashSet<String>| {
+            let is_own = image == "scratch"
+                || image.parse::<usize>().is_ok()
+                || stages.contains(&image.to_lowercase());
+            if !is_own {
+                images.extend(filled(image, values).with_context(|| line.clone())?);
+            }
+            anyhow::Ok(())
+        };
+        match instruction.as_str() {
+            "ARG" => values.extend(words.filter_map(|word| {
+                let (name, value) = word.split_once('=')?;
+                Some((name.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
+            })),
+            "FROM" => {
+                let mut words = words.skip_while(|word| word.starts_with("--"));
+                name(words.next().with_context(|| format!("{line}: it names no image"))?, &values, &stages)?;
+                if words.next().is_some_and(|word| word.eq_ignore_ascii_case("as")) {
+                    stages.extend(words.next().map(str::to_lowercase));
+                }
+            }
+            "COPY" | "ADD" | "RUN" => {
+                for option in words.take_while(|word| word.starts_with("--")) {
+                    let from = option.strip_prefix("--from=").or_else(|| {
+                        option
+                            .strip_prefix("--mount=")?
+                            .split(',')
+                            .find_map(|part| part.strip_prefix("from="))
+                    });
+                    from.map_or(Ok(()), |from| name(from, &values, &stages))?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(images)
+}
+
+/// Lines, with those joined that end in a backslash, and without comments.
+fn instructions(text: &str) -> Vec<String> {
+    let (mut all, mut open) = (Vec::new(), String::new());
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+        let (line, goes_on) = line.strip_suffix('\\').map_or((line, false), |line| (line, true));
+        open.push_str(line);
+        open.push(' ');
+        if !goes_on {
+            all.push(std::mem::take(&mut open).trim().to_owned());
+        }
+    }
+    all.push(open.trim().to_owned());
+    all.retain(|line| !line.is_empty());
+    all
+}
+
+/// The name with its variables replaced, from `values` or by the default that stands with them. `None` for nothing.
+fn filled(name: &str, values: &HashMap<String, String>) -> anyhow::Result<Option<String>> {
+    let (mut text, mut rest) = (String::new(), name);
+    while let Some((before, after)) = rest.split_once('$') {
+        text.push_str(before);
+        let (inside, behind) = match after.strip_prefix('{') {
+            Some(after) => after.split_once('}').with_context(|| format!("{name}: a brace is not closed"))?,
+            None => after.split_at(
+                after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len()),
+            ),
+        };
+        let (variable, default) = match inside.split_once(":-").or_else(|| inside.split_once('-')) {
+            Some((variable, default)) => (variable, Some(default)),
+            None => (inside, None),
+        };
+        match values.get(variable).map(String::as_str).or(default) {
+            Some(value) => text.push_str(value),
+            None => bail!("{name}: {variable} has no value; write the image itself"),
+        }
+        rest = behind;
+    }
+    text.push_str(rest);
+    Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::proptest;
+
+    use super::*;
+
+    fn named(file: &str, text: &str) -> Vec<String> {
+        images(Path::new(file), text).unwrap()
+    }
+
+    #[test]
+    fn in_every_kind_of_file() {
+        assert_eq!(
+            named("list", "nginx:1 # a comment\n\n# another\nghcr.io/a/b@sha256:ab"),
+            ["nginx:1", "ghcr.io/a/b@sha256:ab"]
+        );
+        let compose = "services:\n  a:\n    image: \"postgres:${TAG:-16}\"\n  b: {build: ., image: redis}\n";
+        assert_eq!(named("compose.yml", compose), ["postgres:16", "redis"]);
+        assert_eq!(named("x", compose), ["postgres:16", "redis"], "by what stands in it");
+        let pods = "kind: Pod\nspec:\n  initContainers: [{image: a:1}]\n  containers:\n  - name: x\n    image: 'b:2'\n  \
+                    volumes:\n  - name: v\n    image:\n      reference: c:3\n---\nkind: List\nitems:\n- spec: {template: {spec: {containers: [{image: d:4}]}}}\n";
+        assert_eq!(named("-", pods), ["a:1", "b:2", "c:3", "d:4"]);
+        let dockerfile = "# syntax=docker/dockerfile:1\nARG VERSION=1.27\nFROM --platform=$BUILDPLATFORM rust:${VERSION} AS build\n\
+                          RUN --mount=type=bind,from=tools:1,target=/t \\\n  make\nFROM scratch\nCOPY --from=build /a /a\n\
+                          COPY --from=0 /b /b\nCOPY --from=busybox:$VERSION /c /c\nfrom BUILD\n";
+        assert_eq!(named("Dockerfile", dockerfile), ["rust:1.27", "tools:1", "busybox:1.27"]);
+        assert_eq!(named("x", "FROM alpine"), ["alpine"]);
+    }
+
+    #[test]
+    fn what_cannot_be_known_is_said() {
+        for (file, text, why) in [
+            ("Dockerfile", "FROM app:$TAG", "TAG has no value"),
+            ("compose.yaml", "services: {a: {image: \"app:${TAG}\"}}", "TAG has no value"),
+            ("compose.yaml", "a: [", "cannot be read as YAML"),
+            ("Dockerfile", "FROM ${A", "brace is not closed"),
+            ("Dockerfile", "FROM", "names no image"),
+        ] {
+            let said = format!("{:#}", images(Path::new(file), text).unwrap_err());
+            assert!(said.contains(why), "{said}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_takes_it_down(text in "\\PC{0,80}", name in "(Dockerfile|a.yaml|list)") {
+            let _ = images(Path::new(&name), &text);
+        }
+    }
+}
