@@ -30,7 +30,7 @@ use tokio::time::MissedTickBehavior;
 pub use token::{BadToken, read_token};
 pub use types::{
     Account, Adopted, Adoption, BlobPart, Budgets, CacheState, Content, Down, Eviction, Explained, Fetch,
-    History, Image, Images, Lacking, ManifestPart, Missing, MissingImage, Payment, Pinned, Popular,
+    History, Image, Images, Lacking, ManifestPart, Matching, Missing, MissingImage, Payment, Pinned, Popular,
     Refreshed, Removed, RolledBack, Scrubbing, Shown, Sought, Spender, Status, Tag, TagEpisode, TagHistory,
     TakenIn, Traffic, Trouble, UpstreamBudget, Victim, Waiting, WarmPart, WarmRoot, Warmed, Warming,
 };

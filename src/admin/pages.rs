@@ -39,6 +39,7 @@ enum Page {
     TagHistory,
     Rollback,
     Release,
+    Matching,
     Warm,
     Missing,
     Content,
@@ -49,7 +50,7 @@ enum Page {
 }
 
 impl Page {
-    const ALL: [Page; 28] = [
+    const ALL: [Page; 29] = [
         Page::Index,
         Page::OpenApi,
         Page::Status,
@@ -71,6 +72,7 @@ impl Page {
         Page::TagHistory,
         Page::Rollback,
         Page::Release,
+        Page::Matching,
         Page::Warm,
         Page::Missing,
         Page::Content,
@@ -103,6 +105,7 @@ impl Page {
             Page::TagHistory => "/api/v1/tag-history",
             Page::Rollback => "/api/v1/rollback",
             Page::Release => "/api/v1/release",
+            Page::Matching => "/api/v1/matching",
             Page::Warm => "/api/v1/warm",
             Page::Missing => "/api/v1/missing",
             Page::Content => "/api/v1/content",
@@ -147,6 +150,9 @@ impl Page {
                 "POST, ?image=NAME&to=DIGEST: serves the tag as what it meant once, or as `previous`"
             }
             Page::Release => "POST, ?image=NAME: serves the tag as the upstream has it again",
+            Page::Matching => {
+                "POST, ?image=NAME:PATTERN&newest=3: the tags that it matches, the newest version first"
+            }
             Page::Refresh => "POST, ?image=NAME: asks the upstream now what this tag means",
             Page::Readiness => "200 while pulls are served, 503 while starting and draining",
         }
@@ -157,7 +163,7 @@ impl Page {
         match self {
             Page::Scrub | Page::Missing => "GET, HEAD, POST",
             Page::Refresh | Page::Pin | Page::Unpin | Page::Remove | Page::Rollback | Page::Release => "POST",
-            Page::Warm | Page::Content | Page::Lacking | Page::Blob | Page::Adopt => "POST",
+            Page::Matching | Page::Warm | Page::Content | Page::Lacking | Page::Blob | Page::Adopt => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -208,6 +214,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
         Page::TagHistory => images::history(admin, query),
         Page::Rollback => images::roll_back(admin, query).await,
         Page::Release => images::release(admin, query).await,
+        Page::Matching => warm::matching(admin, query).await,
         Page::Warm => warm::warm(admin, query).await,
         Page::Content => bundle::content(admin, query).await,
         Page::Inventory => return bundle::inventory(admin),

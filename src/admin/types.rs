@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bundle::{Adopted, Adoption, Lacking, Sought, TakenIn};
 pub use images::{
-    BlobPart, Content, Image, Images, ManifestPart, Pinned, Refreshed, Removed, RolledBack, Shown,
+    BlobPart, Content, Image, Images, ManifestPart, Matching, Pinned, Refreshed, Removed, RolledBack, Shown,
     TagEpisode, TagHistory,
 };
 

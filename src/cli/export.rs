@@ -77,7 +77,7 @@ pub(super) fn export(arguments: &ExportArgs, config: &Config) -> Report {
 impl ExportArgs {
     fn write(&self, door: &Door, part_size: Option<u64>) -> anyhow::Result<(Plan, Vec<PathBuf>)> {
         // All that can be wrong with what was given comes before the first request.
-        let (images, have) = (self.images.all()?, self.have()?);
+        let (images, have) = (self.images.all(door)?, self.have()?);
         let password = std::env::var(PASSWORD_VARIABLE).ok().map(Secret::new);
         let signer = self.sign.as_deref().map(|file| Signer::open(file, password.as_ref())).transpose()?;
         let mut output = self.open(part_size)?;

@@ -37,7 +37,7 @@ pub(super) fn warm(arguments: &WarmArgs, config: &Config) -> Report {
         Ok(door) => door,
         Err(report) => return report,
     };
-    let images = match arguments.images.all() {
+    let images = match arguments.images.all(&door) {
         Ok(images) => images,
         Err(error) => return Report::failed(&error),
     };

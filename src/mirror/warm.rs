@@ -14,7 +14,10 @@ use tokio::sync::watch;
 use super::check::Checked;
 use super::inventory::Part;
 use super::{Content, Error, Inner, Mirror};
-use crate::oci::{Descriptor, Digest, Manifest, Platform, Reference, Referrers, Tag, fallback_tag};
+use crate::config::Glob;
+use crate::oci::{
+    Algorithm, Descriptor, Digest, Manifest, Platform, Reference, Referrers, Tag, TagList, fallback_tag,
+};
 use crate::routing::Target;
 use crate::scheduler::{Errand, Refused};
 use crate::store::Name;
@@ -122,6 +125,33 @@ impl Mirror {
             return Err(Error::NotKept);
         }
         Ok(Warmed { before: before.map(|stamp| stamp.digest), roots, parts, fetched })
+    }
+}
+
+impl Mirror {
+    /// The tags of a repository that `pattern` matches, the newest version first, at most `most`. Offline those that are
+    /// remembered. The tags that signatures and the like are kept under are none of them.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn matching(&self, target: &Target, pattern: &Glob, most: usize) -> Result<Vec<Tag>, Error> {
+        let listed: Vec<Tag> = match self.tags(target, &Errand::background()).await {
+            Err(Error::Offline) => {
+                self.0.store.tags_of(&target.repository).into_iter().map(|(tag, _)| tag).collect()
+            }
+            list => {
+                let list = TagList::parse(&list?.document);
+                let list = list.map_err(|error| Error::Internal(error.to_string()))?;
+                list.tags.iter().filter_map(|tag| tag.parse().ok()).collect()
+            }
+        };
+        let is_companion =
+            |tag: &str| Algorithm::ALL.iter().any(|own| tag.starts_with(&format!("{}-", own.as_str())));
+        let is_meant = |tag: &Tag| pattern.matches(tag.as_str()) && !is_companion(tag.as_str());
+        let mut tags: Vec<Tag> = listed.into_iter().filter(is_meant).collect();
+        tags.sort_by(|one, other| other.by_version(one));
+        tags.truncate(most);
+        Ok(tags)
     }
 }
 

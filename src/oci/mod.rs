@@ -16,6 +16,7 @@ mod platform;
 mod range;
 mod reference;
 mod request;
+mod version;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, Hasher};

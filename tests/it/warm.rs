@@ -161,3 +161,23 @@ async fn what_the_cache_cannot_hold_is_said() {
     let failed = warm(&house, "image=app:v1&latest=true").await;
     assert!(failed["message"].as_str().unwrap().contains("raise cache.max_size"), "{failed}");
 }
+
+#[tokio::test]
+async fn the_newest_of_what_a_pattern_matches() {
+    let fake = FakeRegistry::start().await;
+    for (seed, tag) in ["16", "16.9", "16.10", "16.10-rc1", "17.1", "latest"].into_iter().enumerate() {
+        fake.push("library/app", tag, &Image::layers(seed as u64, &[10]));
+    }
+    let house = House::over(&fake).await;
+    let output = house.command(&["warm", "app:16*", "--newest", "2", "--no-referrers"]).await;
+    let out = String::from_utf8_lossy(&output.stdout);
+    let named: Vec<&str> = out.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(named, ["docker.io/library/app:16.10", "docker.io/library/app:16.10-rc1"], "{out}");
+    let nothing = house.command(&["warm", "app:99*"]).await;
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("app:99* matches no tag"));
+    // Where nobody can be asked: of what is remembered.
+    let house = house.restart(|config| config.offline = true).await;
+    let output = house.command(&["warm", "app:*", "--no-referrers"]).await;
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 2, "{output:?}");
+}

@@ -10,17 +10,20 @@ use http::{HeaderValue, Response, StatusCode};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Answer, Refusal, named, parameter, parameters};
+use super::{Answer, Refusal, json, named, parameter, parameters, route};
 use crate::admin::Admin;
-use crate::admin::types::{Warmed, Warming};
+use crate::admin::types::{Matching, Warmed, Warming};
+use crate::config::Glob;
 use crate::lifecycle::Phase;
 use crate::mirror::{self, Wanted};
-use crate::oci::{ImageReference, Malformed, Platform};
+use crate::oci::{ImageReference, Malformed, Platform, Reference};
 use crate::routing::Target;
 use crate::server::Body;
 
 /// How often it is told how far it is: clients take that for a sign of life.
 const EVERY: Duration = Duration::from_millis(500);
+/// Tags that a pattern may stand for.
+const MOST_MATCHING: usize = 1_000;
 
 /// An image being fetched, for one who watches. It ends with whoever watches: nobody else asked for it.
 struct Watched {
@@ -52,6 +55,34 @@ pub(in crate::admin) async fn warm(admin: &Arc<Admin>, query: Option<&str>) -> A
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// The tags that a pattern in place of one matches, as the upstream lists them.
+pub(in crate::admin) async fn matching(admin: &Admin, query: Option<&str>) -> Answer {
+    let refuse = |code, message: String| Refusal { status: StatusCode::BAD_REQUEST, code, message };
+    let given = parameter(query, "image").unwrap_or_default();
+    let pattern = given.rsplit_once(':').filter(|(_, pattern)| !pattern.contains('/'));
+    let (name, pattern) = pattern.ok_or_else(|| {
+        refuse("pattern_missing", "Name tags: ?image=docker.io/library/postgres:16*".to_owned())
+    })?;
+    let pattern: Glob =
+        pattern.parse().map_err(|fault| refuse("pattern_invalid", format!("{pattern:?} is not {fault}")))?;
+    let most = parameter(query, "newest").map_or(Ok(MOST_MATCHING), |most| most.parse::<usize>());
+    let most = most.ok().filter(|most| (1..=MOST_MATCHING).contains(most));
+    let most =
+        most.ok_or_else(|| refuse("newest_invalid", format!("newest is how many, 1 to {MOST_MATCHING}")))?;
+    let image: ImageReference =
+        name.parse().map_err(|fault: Malformed| refuse("image_invalid", fault.to_string()))?;
+    let target = route(admin, &image)?;
+    let mirror = admin.mirror.clone();
+    let asking = admin.work.spawn(async move { mirror.matching(&target, &pattern, most).await });
+    let upstream = |message: String| Refusal { status: StatusCode::BAD_GATEWAY, code: "upstream", message };
+    let tags = asking
+        .await
+        .map_err(|_| upstream("It was given up inside the mirror; its log says why.".to_owned()))?;
+    let tags = tags.map_err(|error| upstream(format!("{given}: {error}")))?;
+    let whole = |tag| ImageReference { reference: Reference::Tag(tag), ..image.clone() }.to_string();
+    Ok(json(&Matching { images: tags.into_iter().map(whole).collect() }))
 }
 
 async fn next(watched: Option<Watched>) -> Option<(Bytes, Option<Watched>)> {

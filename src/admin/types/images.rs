@@ -139,6 +139,13 @@ pub struct Removed {
     pub bytes: u64,
 }
 
+/// `/api/v1/matching`: the tags that a pattern matches, the newest version first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Matching {
+    /// The whole reference of each.
+    pub images: Vec<String>,
+}
+
 /// `/api/v1/tag-history`: what a tag meant, as far as is known here, the latest first.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TagHistory {
