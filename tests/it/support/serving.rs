@@ -81,7 +81,8 @@ struct Via {
 impl Front {
     /// Listens on a free port of 127.0.0.1.
     pub(super) async fn start(main: Arc<Site>, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener =
+            socket_at("127.0.0.1:0".parse().expect("an address")).listen(1024).expect("a free port");
         let addr = listener.local_addr().expect("a bound socket has an address");
         let house = Arc::new(House {
             routes: Mutex::new(Routes { main, hosts: BTreeMap::new(), paths: BTreeMap::new() }),
@@ -121,13 +122,12 @@ impl Front {
             *self.door() = before;
             return;
         };
+        // Keep the port, so that nobody else in this machine is given it before the restart: not in the moment between the
+        // two either.
+        let socket = socket_at(self.addr);
         accepting.abort();
         // The listener is gone only when its task is.
         let _ = accepting.await;
-        // Keep the port, so that nobody else in this machine is given it before the restart.
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_reuseaddr(true).expect("reuse of the address");
-        socket.bind(self.addr).expect("the port that was ours a moment ago");
         *self.door() = Door::Shut(socket);
         self.kill_connections().await;
     }
@@ -169,6 +169,15 @@ impl Front {
     fn door(&self) -> MutexGuard<'_, Door> {
         self.door.lock().expect("unpoisoned")
     }
+}
+
+/// Bound, beside one of ours that listens there if need be.
+fn socket_at(addr: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("reuse of the address");
+    socket.set_reuseport(true).expect("reuse of the port");
+    socket.bind(addr).expect("a port that is free, or ours");
+    socket
 }
 
 impl Drop for Front {
