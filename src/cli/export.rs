@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueHint};
 use http::Method;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 use url::form_urlencoded::Serializer;
 
@@ -14,7 +14,7 @@ use super::ask::{AdminArgs, Door};
 use super::images::ImagesArgs;
 use super::report::Report;
 use super::warm;
-use super::words::size;
+use super::words::{bar_of_bytes, size};
 use crate::admin::Warmed;
 use crate::bundle::{Bundle, Carried, Output, Plan, Signer, read_inventory};
 use crate::config::{ByteSize, Config};
@@ -88,7 +88,7 @@ impl ExportArgs {
         }
         plan.begin(&mut output, signer.as_ref())?;
         let all = plan.carried().map(|(_, size)| size).sum();
-        let bar = ProgressBar::new(all).with_style(style());
+        let bar = ProgressBar::new(all).with_style(bar_of_bytes());
         for (digest, length) in plan.carried() {
             if output.has(&digest, length)? {
                 bar.inc(length);
@@ -185,9 +185,4 @@ fn take_up(
         });
     }
     Ok(())
-}
-
-fn style() -> ProgressStyle {
-    let template = "[{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-    ProgressStyle::with_template(template).expect("a template that is right").progress_chars("== ")
 }

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{Args, ValueHint};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use url::form_urlencoded::Serializer;
 
 use super::ask::{AdminArgs, Door};
 use super::report::Report;
-use super::words::size;
+use super::words::{bar_of_bytes, size};
 use crate::admin::{Adopted, Adoption, Lacking, Sought, TakenIn};
 use crate::bundle::{Bundle, Carried, Verifier};
 use crate::config::Config;
@@ -111,7 +111,7 @@ impl ImportArgs {
                 }
             }
         }
-        let bar = ProgressBar::new(carried.iter().map(|(_, size)| size).sum()).with_style(style());
+        let bar = ProgressBar::new(carried.iter().map(|(_, size)| size).sum()).with_style(bar_of_bytes());
         for (digest, size) in carried {
             let path = Serializer::new("/api/v1/blob?".to_owned())
                 .append_pair("digest", &digest.to_string())
@@ -198,9 +198,4 @@ fn check_room(bundle: &Bundle, missing: &Lacking) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-fn style() -> ProgressStyle {
-    let template = "[{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-    ProgressStyle::with_template(template).expect("a template that is right").progress_chars("== ")
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use url::form_urlencoded;
 
 use super::ask::{AdminArgs, Door};
 use super::report::Report;
-use super::words::size;
+use super::words::{bar, size};
 use crate::admin::Scrubbing;
 use crate::config::{ByteSize, Config};
 
@@ -51,7 +51,7 @@ pub(super) fn scrub(arguments: &ScrubArgs, config: &Config) -> Report {
 fn follow(door: &Door, path: &str, only_begin: bool) -> anyhow::Result<(Scrubbing, String)> {
     let mut answer = door.post::<Scrubbing>(path)?;
     // For people, on standard error and only where that is a terminal: what a script reads is printed at the end.
-    let bar = ProgressBar::new(answer.0.all_bytes).with_style(style());
+    let bar = ProgressBar::new(answer.0.all_bytes).with_style(bar());
     while answer.0.running && !only_begin {
         bar.set_length(answer.0.all_bytes);
         bar.set_position(answer.0.bytes);
@@ -62,10 +62,6 @@ fn follow(door: &Door, path: &str, only_begin: bool) -> anyhow::Result<(Scrubbin
     }
     bar.finish_and_clear();
     Ok(answer)
-}
-
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template("[{bar:24}] {msg}").expect("a template that is right").progress_chars("== ")
 }
 
 fn in_words(scrubbing: &Scrubbing) -> String {

@@ -2,13 +2,13 @@
 
 use anyhow::{anyhow, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use url::form_urlencoded::Serializer;
 
 use super::ask::{AdminArgs, Door};
 use super::images::ImagesArgs;
 use super::report::Report;
-use super::words::size;
+use super::words::{bar, size};
 use crate::admin::{Warmed, Warming};
 use crate::config::Config;
 
@@ -71,7 +71,7 @@ impl WarmArgs {
 
 /// Shows how far it is, on standard error and only where that is a terminal.
 pub(super) fn follow(door: &Door, path: &str, image: &str) -> anyhow::Result<Warmed> {
-    let bar = ProgressBar::new(0).with_style(style()).with_message(image.to_owned());
+    let bar = ProgressBar::new(0).with_style(bar()).with_message(image.to_owned());
     let mut last = None;
     door.post_lines(path, |line| match line {
         Warming::Fetching { parts, here, bytes, bytes_here, waits } => {
@@ -90,10 +90,6 @@ pub(super) fn follow(door: &Door, path: &str, image: &str) -> anyhow::Result<War
             Err(anyhow!("{image}: the mirror broke off; run this again, it goes on there"))
         }
     }
-}
-
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template("[{bar:24}] {msg}").expect("a template that is right").progress_chars("== ")
 }
 
 fn in_words(warmed: &Warmed) -> String {

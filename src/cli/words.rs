@@ -1,4 +1,6 @@
-//! Sizes, times and what is here, as one says them.
+//! Sizes, times, what is here and how far something is, as one says them.
+
+use indicatif::ProgressStyle;
 
 use crate::admin::Content;
 
@@ -10,6 +12,20 @@ pub(super) fn size(bytes: u64) -> String {
         || format!("{bytes} B"),
         |(name, factor)| format!("{:.1} {name}", bytes as f64 / *factor as f64),
     )
+}
+
+/// A bar with words behind it.
+pub(super) fn bar() -> ProgressStyle {
+    style("[{bar:24}] {msg}")
+}
+
+/// A bar of bytes that go by.
+pub(super) fn bar_of_bytes() -> ProgressStyle {
+    style("[{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left")
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("a template that is right").progress_chars("== ")
 }
 
 /// Seconds as one says them: the two largest units.

@@ -5,7 +5,7 @@
 //! and what was absent a moment ago.
 //!
 //! **Who may see what (I5).** A digest is served through a repository only when the upstream itself showed
-//! that the repository contains it: it was fetched through it, or a HEAD said so. That proof is a link in
+//! that the repository contains it: it was fetched through it, or a HEAD said so; or the operator did, by an import. That proof is a link in
 //! the store. A manifest that merely mentions a digest proves nothing, since anybody can write one.
 
 mod blob;
