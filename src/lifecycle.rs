@@ -9,8 +9,9 @@
 
 use std::future::Future;
 use std::ops::RangeInclusive;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use jiff::tz::TimeZone;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -124,6 +125,13 @@ pub fn now() -> SystemTime {
     carried(SystemTime::now(), before..=Instant::now(), here)
 }
 
+/// The time since midnight by the local clock: as the variable `TZ` or `/etc/localtime` has it, else UTC.
+pub fn time_of_day() -> Duration {
+    let here = jiff::Timestamp::try_from(now()).unwrap_or_default().to_zoned(TimeZone::system()).time();
+    let seconds = i32::from(here.hour()) * 3600 + i32::from(here.minute()) * 60 + i32::from(here.second());
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+}
+
 /// `wall` as the runtime has it, whose clock showed `here` within `real`: by as much later or earlier as `here`
 /// is outside of it.
 fn carried(wall: SystemTime, real: RangeInclusive<Instant>, here: Instant) -> SystemTime {
@@ -134,8 +142,6 @@ fn carried(wall: SystemTime, real: RangeInclusive<Instant>, here: Instant) -> Sy
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);

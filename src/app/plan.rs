@@ -71,7 +71,7 @@ macro_rules! credential {
     };
 }
 
-const HOUSE: [Key<Config>; 21] = [
+const HOUSE: [Key<Config>; 22] = [
     key!(Now, "offline", offline),
     key!(Restart, "server.listen", server.listen),
     key!(Restart, "server.admin_listen", server.admin_listen),
@@ -88,6 +88,7 @@ const HOUSE: [Key<Config>; 21] = [
     key!(Now, "cache.scrub_rate", cache.scrub_rate),
     key!(Now, "schedule.max_wait", schedule.max_wait),
     key!(Now, "schedule.reserve", schedule.reserve),
+    key!(Now, "schedule.bandwidth", schedule.bandwidth),
     key!(Now, "log.format", log.format),
     key!(Now, "log.level", log.level),
     key!(Now, "log.audit", log.audit),
@@ -104,7 +105,7 @@ const FRESHNESS: [Key<Freshness>; 5] = [
     key!(Now, "immutable_tags", immutable_tags),
 ];
 
-const UPSTREAM: [Key<Upstream>; 19] = [
+const UPSTREAM: [Key<Upstream>; 20] = [
     // Upstreams are told apart by it: of one and the same it never changes.
     key!(Restart, "registry", registry),
     key!(WithItsList, "default", default),
@@ -114,6 +115,7 @@ const UPSTREAM: [Key<Upstream>; 19] = [
     key!(Now, "deny", deny),
     key!(Now, "max_connections", max_connections),
     key!(Now, "requests_per_second", requests_per_second),
+    key!(Now, "bandwidth", bandwidth),
     key!(Now, "connect_timeout", connect_timeout),
     key!(Now, "response_timeout", response_timeout),
     key!(Now, "idle_timeout", idle_timeout),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    Account, Admin, Anonymous, ByteSize, Cache, Config, Credentials, Freshness, Glob, Log, LogFormat, Probe,
-    Proxy, Schedule, Server, Share, SizeLimit, Trace, Upstream,
+    Account, Admin, Anonymous, Bandwidth, ByteSize, Cache, Config, Credentials, Freshness, Glob, Log,
+    LogFormat, Probe, Proxy, Schedule, Server, Share, SizeLimit, Trace, Upstream,
 };
 use crate::oci::RegistryHost;
 
@@ -83,7 +83,7 @@ impl Default for Freshness {
 
 impl Default for Schedule {
     fn default() -> Self {
-        Schedule { max_wait: Duration::from_secs(15), reserve: Share(20) }
+        Schedule { max_wait: Duration::from_secs(15), reserve: Share(20), bandwidth: Bandwidth::default() }
     }
 }
 
@@ -111,6 +111,7 @@ impl Upstream {
             deny: Vec::new(),
             max_connections: 32,
             requests_per_second: 50,
+            bandwidth: Bandwidth::default(),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(20),

@@ -11,7 +11,8 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::{
-    Anonymous, ByteSize, Glob, LogFormat, Probe, Proxy, Share, SizeLimit, parse_duration, print_duration,
+    Anonymous, Bandwidth, ByteSize, Glob, LogFormat, Probe, Proxy, Share, SizeLimit, parse_duration,
+    print_duration,
 };
 use crate::oci::RegistryHost;
 use crate::secret::Secret;
@@ -64,6 +65,15 @@ pub(super) fn size(value: &DeValue<'_>) -> Read<ByteSize> {
 pub(super) fn rate(value: &DeValue<'_>) -> Read<ByteSize> {
     size(value)
         .and_then(|rate| if rate.0 > 0 { Ok(rate) } else { Err("above 0: it would never end".to_owned()) })
+}
+
+/// One rate, or several of which the first that holds counts.
+pub(super) fn bandwidth(value: &DeValue<'_>) -> Read<Bandwidth> {
+    let rates = match value.as_array() {
+        Some(rates) => rates.iter().map(|rate| from_text(rate.get_ref())).collect::<Read<Vec<_>>>()?,
+        None => vec![from_text(value)?],
+    };
+    Ok(Bandwidth(rates))
 }
 
 pub(super) fn size_limit(value: &DeValue<'_>) -> Read<SizeLimit> {

@@ -188,6 +188,7 @@ fn schedule(section: &mut Section<'_, '_>) -> Schedule {
     Schedule {
         max_wait: section.value("max_wait", absent.max_wait, hold),
         reserve: section.value("reserve", absent.reserve, kinds::share),
+        bandwidth: section.value("bandwidth", absent.bandwidth, kinds::bandwidth),
     }
 }
 

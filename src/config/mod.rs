@@ -7,6 +7,7 @@
 //! secret: that belongs to whoever uses it.
 
 mod advice;
+mod bandwidth;
 mod check;
 mod defaults;
 mod fault;
@@ -25,6 +26,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use bandwidth::{Bandwidth, Hours, Rate};
 pub use fault::{Fault, Faults};
 pub use glob::Glob;
 pub use load::Objections;
@@ -132,6 +134,8 @@ pub struct Schedule {
     pub max_wait: Duration,
     /// The share of an account's budget that background work may not touch.
     pub reserve: Share,
+    /// The most that comes from all upstreams together.
+    pub bandwidth: Bandwidth,
 }
 
 /// `[log]`.
@@ -183,6 +187,8 @@ pub struct Upstream {
     pub max_connections: usize,
     /// Requests begun in a second.
     pub requests_per_second: u32,
+    /// The most that comes from it.
+    pub bandwidth: Bandwidth,
     /// From the start of a connection to the end of its TLS handshake.
     pub connect_timeout: Duration,
     /// From a request to the headers of its answer.

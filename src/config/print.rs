@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 use std::path::Path;
 
 use super::{
-    Account, Anonymous, Config, Credentials, Freshness, LogFormat, Proxy, Server, Tls, Upstream,
+    Account, Anonymous, Bandwidth, Config, Credentials, Freshness, LogFormat, Proxy, Server, Tls, Upstream,
     print_duration,
 };
 
@@ -34,6 +34,7 @@ impl Config {
         page.head("[schedule]");
         page.key("max_wait", quoted(print_duration(self.schedule.max_wait)));
         page.key("reserve", quoted(self.schedule.reserve));
+        bandwidth(&mut page, &self.schedule.bandwidth);
         page.head("[log]");
         page.key("format", quoted(format_name(self.log.format)));
         page.key("level", quoted(&self.log.level));
@@ -111,6 +112,7 @@ fn upstream(page: &mut Page, upstream: &Upstream, global: &Freshness) {
     page.key("deny", list(&upstream.deny));
     page.key("max_connections", upstream.max_connections);
     page.key("requests_per_second", upstream.requests_per_second);
+    bandwidth(page, &upstream.bandwidth);
     page.key("connect_timeout", quoted(print_duration(upstream.connect_timeout)));
     page.key("response_timeout", quoted(print_duration(upstream.response_timeout)));
     page.key("idle_timeout", quoted(print_duration(upstream.idle_timeout)));
@@ -133,6 +135,13 @@ fn upstream(page: &mut Page, upstream: &Upstream, global: &Freshness) {
     freshness(page, &upstream.freshness, Some(global));
     for each in &upstream.accounts {
         account(page, each);
+    }
+}
+
+/// Nothing where there is no limit.
+fn bandwidth(page: &mut Page, bandwidth: &Bandwidth) {
+    if !bandwidth.is_unlimited() {
+        page.key("bandwidth", list(&bandwidth.0));
     }
 }
 

@@ -66,6 +66,7 @@ fn upstream(section: &mut Section<'_, '_>, i: usize, global: &Freshness, built_i
             absent.requests_per_second,
             kinds::count(1..=1_000_000),
         ),
+        bandwidth: section.value("bandwidth", absent.bandwidth, kinds::bandwidth),
         connect_timeout: deadline(section, "connect_timeout", absent.connect_timeout),
         response_timeout: deadline(section, "response_timeout", absent.response_timeout),
         idle_timeout: deadline(section, "idle_timeout", absent.idle_timeout),

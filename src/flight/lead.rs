@@ -46,7 +46,9 @@ impl Seat {
 
     /// Takes in all bytes, until they are proven. On an error of the upstream what came stays as a partial.
     async fn receive(&self, order: &Order, transfer: Transfer, partial: &mut Partial) -> Result<u64, Error> {
-        let spread = partial.takes_gaps().then(|| self.inner.spread(&order.repository.registry));
+        // More connections are not faster where the operator says how fast it may be.
+        let may_spread = partial.takes_gaps() && !transfer.is_limited();
+        let spread = may_spread.then(|| self.inner.spread(&order.repository.registry));
         let mut crew = Crew::new(order, transfer, spread.as_ref(), &self.inner.metrics);
         let mut sources = BTreeSet::new();
         while let Some(piece) = crew.next().await? {

@@ -165,7 +165,7 @@ impl Errand {
 }
 
 impl Urgency {
-    fn new(priority: Priority) -> Urgency {
+    pub(super) fn new(priority: Priority) -> Urgency {
         let (priority, raised) = (AtomicU8::new(priority as u8), Notify::new());
         Urgency(Arc::new(Level { priority, raised, account: Mutex::default() }))
     }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::budget::{Blocked, Budget, Choice, Obstacle};
 use super::lease::Lease;
+use super::line::Line;
 use super::metrics::{LaneMetrics, Reason};
 use super::pace::Pace;
 use super::queue::{Queue, WaiterId};
@@ -43,6 +44,8 @@ pub(super) struct Lane {
     /// One note at a time, so that a later one is not overtaken by an earlier one.
     pub(super) keeping: tokio::sync::Mutex<()>,
     pub(super) metrics: LaneMetrics,
+    /// How fast bytes may come from here, and from all upstreams together.
+    pub(super) lines: [Arc<Line>; 2],
 }
 
 #[derive(Debug)]
@@ -112,6 +115,7 @@ impl Lane {
         upstream: UpstreamId,
         config: &config::Upstream,
         schedule: &Schedule,
+        all: &Arc<Line>,
         metrics: LaneMetrics,
     ) -> Lane {
         let now = Instant::now();
@@ -138,6 +142,7 @@ impl Lane {
             unsaved: Notify::new(),
             keeping: tokio::sync::Mutex::new(()),
             metrics,
+            lines: [Arc::new(Line::new(&config.bandwidth)), Arc::clone(all)],
         }
     }
 
@@ -149,6 +154,9 @@ impl Lane {
         state.budget.configure(config, schedule.reserve);
         state.budget_changed();
         drop(state);
+        let [own, all] = &self.lines;
+        own.configure(&config.bandwidth);
+        all.configure(&schedule.bandwidth);
         self.stir();
     }
 
@@ -359,7 +367,7 @@ enum Entered {
 impl State {
     /// Whether a request could go now, but for the pace.
     fn look(&self, want: &Want, priority: Priority, now: Instant) -> Result<Choice, Wait> {
-        let is_full = want.kind == Kind::Transfer && self.transfers >= self.most.transfers;
+        let is_full = want.kind == Kind::Transfer && self.transfers >= self.most.transfers(priority);
         // Budget first: that is the reason that is worth being told.
         let choice = self.budget.choose(want, priority, now).map_err(Wait::Budget)?;
         if is_full || self.connections >= self.most.connections {
@@ -437,6 +445,14 @@ impl State {
 }
 
 impl Most {
+    /// Nobody waits for what is fetched ahead: half of it is left for those who do.
+    fn transfers(self, priority: Priority) -> usize {
+        match priority {
+            Priority::Foreground | Priority::Revalidation => self.transfers,
+            Priority::Background => (self.transfers / 2).max(1),
+        }
+    }
+
     fn of(config: &config::Upstream) -> Most {
         let connections = config.max_connections;
         Most { connections, transfers: connections - connections / 4 }

@@ -9,7 +9,7 @@ use super::budget::Choice;
 use super::lane::{Lane, State};
 use super::ledger::{Ledger, Quota, Sight};
 use super::metrics::Reason;
-use super::{ClientAddr, Told, Want};
+use super::{ClientAddr, Priority, Told, Urgency, Want};
 use crate::config::UpstreamId;
 use crate::oci::{Reference, RepositoryName};
 use crate::telemetry::Trace;
@@ -30,6 +30,8 @@ pub struct Lease {
     client: ClientAddr,
     /// Of the request for whose sake it was given.
     pub(super) trace: Trace,
+    /// Of that request too.
+    pub(super) urgency: Urgency,
     bill: Mutex<Bill>,
 }
 
@@ -65,7 +67,8 @@ impl Lease {
         client: ClientAddr,
     ) -> Lease {
         let (trace, bill) = (Trace::default(), Mutex::new(Bill::Free));
-        Lease { lane, want, choice, trial, account, client, trace, bill }
+        let urgency = Urgency::new(Priority::Foreground);
+        Lease { lane, want, choice, trial, account, client, trace, urgency, bill }
     }
 
     /// The span that what is asked under it is part of.
@@ -92,6 +95,24 @@ impl Lease {
     /// might be seen by the account.
     pub fn is_makeshift(&self) -> bool {
         self.account.is_none() && self.lane.state().budget.has_account_for(&self.want.repository)
+    }
+
+    /// Waits until so many bytes, which came, are within the bandwidth that the operator allows. Cancel-safe: where it is
+    /// given up, they are not paid for.
+    pub async fn pay(&self, bytes: u64) {
+        for line in &self.lane.lines {
+            line.pay(bytes, self.client, &self.urgency).await;
+        }
+    }
+
+    /// Counts the bytes of a small body, which need not wait.
+    pub fn note(&self, bytes: u64) {
+        self.lane.lines.iter().for_each(|line| line.note(bytes));
+    }
+
+    /// Whether the operator limits how fast bytes may come now.
+    pub fn is_limited(&self) -> bool {
+        self.lane.lines.iter().any(|line| line.is_limited())
     }
 
     /// Whether it costs a pull of a ledger.

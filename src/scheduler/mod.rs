@@ -7,8 +7,8 @@
 //!
 //! Nothing is sent upstream without a [`Lease`], and nothing that a registry counts without a [`Pull`] (I2): the
 //! calls of `upstream` take one, and only [`Scheduler`] makes them. Every upstream has a [`lane`] of its own;
-//! each of its endpoints has a [`ledger`] for each account, and [`budget`] chooses among them. Every wait ends
-//! by `schedule.max_wait` (I8). What the ledgers know is kept in the store, a granted pull before it is sent.
+//! each of its endpoints has a [`ledger`] for each account, and [`budget`] chooses among them. Every wait for
+//! leave ends by `schedule.max_wait` (I8); how fast bytes then come is for the [`line`]s. What the ledgers know is kept in the store, a granted pull before it is sent.
 //!
 //! Two kinds of "no" are kept apart. A spent *pull quota* makes its account rest while others go on and free
 //! questions still go; the account is asked by a free HEAD whether it has recovered, so that nobody's pull has
@@ -30,6 +30,7 @@ mod keeping;
 mod lane;
 mod lease;
 mod ledger;
+mod line;
 mod metrics;
 mod outlook;
 mod pace;
@@ -56,6 +57,7 @@ pub use spenders::Spent;
 
 use self::keeping::Keeper;
 use self::lane::Lane;
+use self::line::Line;
 use self::metrics::{LaneMetrics, OutlookCollector, SchedulerMetrics};
 use crate::config::{Config, UpstreamId};
 use crate::lifecycle::Lifecycle;
@@ -141,13 +143,14 @@ impl Scheduler {
     /// A scheduler for the upstreams of `config`, which begins with what `store` kept of their budgets.
     pub fn new(config: &Config, store: Option<&Store>, life: &Lifecycle, metrics: &Metrics) -> Scheduler {
         let counts = SchedulerMetrics::new(metrics);
+        let all = Arc::new(Line::new(&config.schedule.bandwidth));
         let lanes: Vec<Arc<Lane>> = config
             .upstreams
             .iter()
             .enumerate()
             .map(|(index, upstream)| {
                 let counts = LaneMetrics::new(&counts, upstream);
-                Arc::new(Lane::new(UpstreamId::new(index), upstream, &config.schedule, counts))
+                Arc::new(Lane::new(UpstreamId::new(index), upstream, &config.schedule, &all, counts))
             })
             .collect();
         let lanes: Arc<[Arc<Lane>]> = lanes.into();
@@ -157,8 +160,8 @@ impl Scheduler {
         Scheduler { lanes, max_wait, keeper, life: life.clone() }
     }
 
-    /// Takes what may change while it runs: `[schedule]`, and of each upstream its connections, its pace, and what its
-    /// accounts are for. Whoever waits already waits as long as was said then. `config` has the upstreams, endpoints and
+    /// Takes what may change while it runs: `[schedule]`, and of each upstream its connections, its pace, its bandwidth, and
+    /// what its accounts are for. Whoever waits already waits as long as was said then. `config` has the upstreams, endpoints and
     /// accounts that this scheduler was made with.
     pub fn configure(&self, config: &Config) {
         *self.max_wait.lock().unwrap_or_else(PoisonError::into_inner) = config.schedule.max_wait;
@@ -179,7 +182,7 @@ impl Scheduler {
         let deadline = errand.deadline(self.max_wait());
         let mut lease = self.lane(upstream).lease(want, errand, deadline, &self.life).await?;
         errand.goes_by(lease.name());
-        lease.trace = errand.trace.clone();
+        (lease.trace, lease.urgency) = (errand.trace.clone(), errand.urgency.clone());
         Ok(lease)
     }
 

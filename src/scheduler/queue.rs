@@ -103,6 +103,11 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Whoever goes next.
+    pub(super) fn first(&self) -> Option<WaiterId> {
+        self.waiting.first_key_value().map(|(rank, _)| WaiterId(rank.arrival))
+    }
+
     /// All waiters in order.
     pub(super) fn ids(&self) -> Vec<WaiterId> {
         self.waiting.keys().map(|rank| WaiterId(rank.arrival)).collect()

@@ -117,7 +117,8 @@ impl Client {
         let origin = config.endpoints.len().checked_sub(1);
         let origin = origin.ok_or_else(|| BadSetup::NoEndpoint { index, registry: registry.clone() })?;
         let endpoints = config.endpoints.iter().enumerate();
-        let endpoints = endpoints.map(|(place, base)| Endpoint::new(base, place, place == origin)).collect();
+        let endpoint = |(place, base)| Endpoint::new(&registry, base, place, place == origin);
+        let endpoints = endpoints.map(endpoint).collect();
         Ok(Client {
             id,
             scheduler: scheduler.clone(),
@@ -387,7 +388,7 @@ impl Client {
         pull.answered(sent, self.told(pull.as_ref(), &answer).as_ref());
         check_document(&answer)?;
         let Found { digest, media_type, .. } = Found::of(answer.response.headers());
-        let bytes = self.read(answer, LARGEST_MANIFEST).await?;
+        let bytes = self.read(answer, pull.as_ref(), LARGEST_MANIFEST).await?;
         Ok(Document { bytes, media_type, digest })
     }
 
@@ -418,9 +419,10 @@ impl Client {
     }
 
     /// A whole body, counted.
-    pub(super) async fn read(&self, answer: Answer, most: usize) -> Result<Bytes, Error> {
+    pub(super) async fn read(&self, answer: Answer, lease: &Lease, most: usize) -> Result<Bytes, Error> {
         let bytes = body::whole(answer.response, &answer.host, most, self.wire.idle_timeout).await?;
         self.wire.tally.fetched(bytes.len());
+        lease.note(bytes.len() as u64);
         Ok(bytes)
     }
 }

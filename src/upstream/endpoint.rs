@@ -12,6 +12,7 @@ use super::quota::{self, Reading};
 use super::trust::host_of;
 use super::wire::{Reach, Wire};
 use crate::lifecycle;
+use crate::oci::RegistryHost;
 use crate::scheduler::Told;
 
 /// A base URL that requests go to.
@@ -24,6 +25,8 @@ pub(super) struct Endpoint {
     pub(super) place: usize,
     /// The last one, whose word is final.
     pub(super) is_origin: bool,
+    /// The registry, for whoever stands in for it: a mirror has several.
+    ns: Option<String>,
     // A std lock: held for a clone, never over an await.
     challenge: Mutex<Option<Challenge>>,
     is_public: OnceCell<bool>,
@@ -32,12 +35,14 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(base: &Url, place: usize, is_origin: bool) -> Endpoint {
+    /// The last of the endpoints is the origin.
+    pub(super) fn new(registry: &RegistryHost, base: &Url, place: usize, is_origin: bool) -> Endpoint {
         Endpoint {
             base: base.clone(),
             host: host_of(base),
             place,
             is_origin,
+            ns: (!is_itself(registry, base)).then(|| registry.to_string()),
             challenge: Mutex::new(None),
             is_public: OnceCell::new(),
             odd: Mutex::new(None),
@@ -62,13 +67,18 @@ impl Endpoint {
         &self.base
     }
 
-    /// The URL of a path with its query. A path is never read as a reference, which could name another host
+    /// The URL of a path with its query; a mirror is told which registry is meant, as containerd tells it
+    /// (distribution-spec, "Registry Proxying"). A path is never read as a reference, which could name another host
     /// (`//host/…`): some come out of the upstream's own links.
     pub(super) fn url(&self, path: &str) -> Url {
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let mut url = self.base.clone();
         url.set_path(path);
         url.set_query(query);
+        let has_ns = url.query_pairs().any(|(key, _)| key == "ns");
+        if let Some(ns) = self.ns.as_deref().filter(|_| !has_ns) {
+            url.query_pairs_mut().append_pair("ns", ns);
+        }
         url
     }
 
@@ -116,13 +126,46 @@ impl Endpoint {
     }
 }
 
+/// Whether it is the registry's own server: by its name, or one below it as `registry-1.docker.io` is.
+fn is_itself(registry: &RegistryHost, base: &Url) -> bool {
+    let host = host_of(base);
+    let above = host.strip_suffix(registry.as_str());
+    above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn registry(name: &str) -> RegistryHost {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_mirror_is_told_which_registry_is_meant() {
+        let url = |name: &str, base: &str, path: &str| {
+            Endpoint::new(&registry(name), &base.parse().unwrap(), 0, true).url(path).to_string()
+        };
+        for (name, base) in [
+            ("docker.io", "https://registry-1.docker.io"),
+            ("ghcr.io", "https://ghcr.io"),
+            ("r.example:5000", "http://r.example:5000"),
+        ] {
+            assert!(!url(name, base, "/v2/a/tags/list").contains("ns="), "{name} {base}");
+        }
+        let mirror = "http://region.example:5000";
+        assert_eq!(url("ghcr.io", mirror, "/v2/a/tags/list"), format!("{mirror}/v2/a/tags/list?ns=ghcr.io"));
+        // As its own link to the next page has it.
+        let page = "/v2/a/tags/list?n=2&ns=ghcr.io&last=b";
+        assert_eq!(url("ghcr.io", mirror, page), format!("{mirror}{page}"));
+        assert!(url("docker.io", "https://notdocker.io", "/v2/a/tags/list").contains("ns=docker.io"));
+        let port = url("r.example:5000", mirror, "/v2/a/tags/list?n=1");
+        assert!(port.ends_with("?n=1&ns=r.example%3A5000"), "{port}");
+    }
+
     #[test]
     fn what_is_odd_is_news_once() {
-        let endpoint = Endpoint::new(&"https://r.example".parse().unwrap(), 0, true);
+        let endpoint = Endpoint::new(&registry("r.example"), &"https://r.example".parse().unwrap(), 0, true);
         let news =
             ["a limit of 0", "a limit of 0", "not a number", "not a number"].map(|odd| endpoint.is_news(odd));
         assert_eq!(news, [true, false, true, false]);
@@ -130,7 +173,8 @@ mod tests {
 
     #[test]
     fn urls_never_leave_the_endpoint() {
-        let endpoint = Endpoint::new(&"https://r.example:5000".parse().unwrap(), 0, true);
+        let endpoint =
+            Endpoint::new(&registry("r.example:5000"), &"https://r.example:5000".parse().unwrap(), 0, true);
         for (path, url) in [
             ("/v2/a/tags/list?n=1000", "https://r.example:5000/v2/a/tags/list?n=1000"),
             ("//evil.example/v2/", "https://r.example:5000//evil.example/v2/"),

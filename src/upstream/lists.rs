@@ -92,7 +92,7 @@ impl Client {
         loop {
             let answer = usable(self.ask(lease, &ask).await?, ask.purpose).await?;
             let next = next_path(endpoint, &ask.path, &answer).map_err(bad)?;
-            let page = self.read(answer, LARGEST_PAGE).await?;
+            let page = self.read(answer, lease, LARGEST_PAGE).await?;
             bytes += page.len();
             pages.push(page);
             let Some(next) = next else { return Ok(pages) };

@@ -41,6 +41,8 @@ pub struct Transfer {
     patience: Patience,
     /// It is about to go on elsewhere in the blob.
     has_turned: bool,
+    /// Bytes that came and are not paid for.
+    owed: u64,
 }
 
 /// Which blob.
@@ -119,6 +121,7 @@ impl Transfer {
             sources: Vec::new(),
             patience,
             has_turned: false,
+            owed: 0,
         };
         transfer.take_up(opened);
         transfer
@@ -137,6 +140,11 @@ impl Transfer {
     /// Where what is wanted of it ends, where known.
     pub fn end(&self) -> Option<u64> {
         self.content.end
+    }
+
+    /// Whether the operator limits how fast it may come now.
+    pub fn is_limited(&self) -> bool {
+        self.lease.is_limited()
     }
 
     /// The place of the endpoint that it comes from.
@@ -163,6 +171,10 @@ impl Transfer {
     /// [`Error::BrokenOff`] when it broke too often without progress, [`Error::BadAnswer`] when more bytes
     /// came than the blob has.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        if self.owed > 0 {
+            self.lease.pay(self.owed).await;
+            self.owed = 0;
+        }
         loop {
             if self.content.end == Some(self.offset) {
                 return self.finish().await;
@@ -199,6 +211,7 @@ impl Transfer {
     /// Counts bytes, and gives those that are new.
     fn take(&mut self, mut bytes: Bytes) -> Result<Option<Bytes>, Error> {
         self.client.wire.tally.fetched(bytes.len());
+        self.owed += bytes.len() as u64;
         let flow = self.flow.as_mut().expect("bytes come from a flow");
         let known = flow.skip.min(bytes.len() as u64);
         flow.skip -= known;

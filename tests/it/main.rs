@@ -48,6 +48,7 @@ mod stopping;
 mod systemd;
 mod support;
 mod support_works;
+mod thin_line;
 mod throttled;
 mod traces;
 mod upstream_auth;
