@@ -105,7 +105,7 @@ const FRESHNESS: [Key<Freshness>; 5] = [
     key!(Now, "immutable_tags", immutable_tags),
 ];
 
-const UPSTREAM: [Key<Upstream>; 20] = [
+const UPSTREAM: [Key<Upstream>; 22] = [
     // Upstreams are told apart by it: of one and the same it never changes.
     key!(Restart, "registry", registry),
     key!(WithItsList, "default", default),
@@ -127,6 +127,21 @@ const UPSTREAM: [Key<Upstream>; 20] = [
     key!(Now, "token_hosts", token_hosts),
     key!(Restart, "anonymous", anonymous),
     key!(Now, "probe", probe),
+    // Taken over as a whole, with the second one.
+    Key {
+        name: "hold.tags",
+        when: When::Now,
+        take: |old, new| old.holds.iter().map(|hold| &hold.tags).ne(new.holds.iter().map(|hold| &hold.tags)),
+    },
+    Key {
+        name: "hold.at",
+        when: When::Now,
+        take: |old, new| {
+            let is_new = old.holds.iter().map(|hold| hold.at).ne(new.holds.iter().map(|hold| hold.at));
+            old.holds.clone_from(&new.holds);
+            is_new
+        },
+    },
 ];
 
 const ACCOUNT: [Key<Account>; 8] = [

@@ -130,6 +130,12 @@ fn one_upstream(upstream: &Upstream, i: usize, found: &mut Objections) {
         let message = "has no use without an [[upstream.account]]: everything is anonymous then";
         object(found, format!("upstream[{i}].anonymous"), message);
     }
+    for (j, hold) in upstream.holds.iter().enumerate() {
+        if hold.tags.is_empty() {
+            let message = "must not be empty: nothing would be held; [\"**\"] is everything";
+            object(found, format!("upstream[{i}].hold[{j}].tags"), message);
+        }
+    }
     for (j, account) in upstream.accounts.iter().enumerate() {
         if account.repositories.is_empty() {
             let message = "must not be empty: the account would be for nothing; [\"**\"] is everything";

@@ -125,6 +125,7 @@ impl Upstream {
             accounts: Vec::new(),
             anonymous: Anonymous::Last,
             probe: None,
+            holds: Vec::new(),
         }
     }
 }

@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use toml::de::DeValue;
 use url::Url;
 
@@ -65,6 +68,21 @@ pub(super) fn size(value: &DeValue<'_>) -> Read<ByteSize> {
 pub(super) fn rate(value: &DeValue<'_>) -> Read<ByteSize> {
     size(value)
         .and_then(|rate| if rate.0 > 0 { Ok(rate) } else { Err("above 0: it would never end".to_owned()) })
+}
+
+/// A moment: a date (its first one, in UTC), or a time with its zone.
+pub(super) fn instant(value: &DeValue<'_>) -> Read<SystemTime> {
+    let read = value.as_datetime().and_then(|given| {
+        let text = given.to_string();
+        if given.time.is_none() {
+            return text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|day| day.timestamp());
+        }
+        text.parse::<Timestamp>().ok()
+    });
+    read.map(SystemTime::from).ok_or_else(|| {
+        "a date such as 2026-11-01, or a time with its zone such as 2026-11-01T18:00:00Z, without quotes"
+            .to_owned()
+    })
 }
 
 /// One rate, or several of which the first that holds counts.

@@ -62,8 +62,8 @@ impl Config {
     /// Every key that a file may have, in the form `upstream.account.name`.
     pub fn keys() -> BTreeSet<String> {
         // The reading itself knows them: whatever it asks for when there is one of everything.
-        let text = "[[upstream]]\n[[upstream.account]]\n";
-        let table = DeTable::parse(text).expect("the two lines above are TOML");
+        let text = "[[upstream]]\n[[upstream.account]]\n[[upstream.hold]]\n";
+        let table = DeTable::parse(text).expect("the lines above are TOML");
         let mut reader = Reader::of("", text);
         reader.read(Some(table.get_ref()), document);
         reader.asked().clone()

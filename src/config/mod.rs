@@ -24,7 +24,7 @@ mod upstreams;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use bandwidth::{Bandwidth, Hours, Rate};
 pub use fault::{Fault, Faults};
@@ -215,6 +215,17 @@ pub struct Upstream {
     pub anonymous: Anonymous,
     /// What `tidelock check --online` asks about to learn the budgets.
     pub probe: Option<Probe>,
+    /// Tags that are served as they stood once.
+    pub holds: Vec<Hold>,
+}
+
+/// One `[[upstream.hold]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hold {
+    /// Which ones, as `repository:tag`.
+    pub tags: Vec<Glob>,
+    /// As they stood then.
+    pub at: SystemTime,
 }
 
 /// `upstream.anonymous`: whether pulls may also go without an account once none of the accounts can be used
@@ -281,6 +292,16 @@ pub enum Credentials {
 }
 
 impl Upstream {
+    /// When a tag is served as of, where it is held: the first that names it counts.
+    pub fn held_at(&self, repository: &str, tag: &str) -> Option<SystemTime> {
+        if self.holds.is_empty() {
+            return None;
+        }
+        let name = format!("{repository}:{tag}");
+        let names_it = |hold: &&Hold| hold.tags.iter().any(|glob| glob.matches(&name));
+        self.holds.iter().find(names_it).map(|hold| hold.at)
+    }
+
     /// Whether requests may go without an account.
     pub fn may_go_anonymous(&self) -> bool {
         self.accounts.is_empty() || self.anonymous == Anonymous::Last

@@ -4,8 +4,8 @@ use std::fmt::{Display, Write};
 use std::path::Path;
 
 use super::{
-    Account, Anonymous, Bandwidth, Config, Credentials, Freshness, LogFormat, Proxy, Server, Tls, Upstream,
-    print_duration,
+    Account, Anonymous, Bandwidth, Config, Credentials, Freshness, Hold, LogFormat, Proxy, Server, Tls,
+    Upstream, print_duration,
 };
 
 /// Lines of `key = value`.
@@ -135,6 +135,11 @@ fn upstream(page: &mut Page, upstream: &Upstream, global: &Freshness) {
     freshness(page, &upstream.freshness, Some(global));
     for each in &upstream.accounts {
         account(page, each);
+    }
+    for Hold { tags, at } in &upstream.holds {
+        page.head("[[upstream.hold]]");
+        page.key("tags", list(tags));
+        page.key("at", jiff::Timestamp::try_from(*at).unwrap_or_default());
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::load::freshness;
 use super::reader::Section;
-use super::{Account, Config, Credentials, Freshness, Proxy, Upstream, kinds};
+use super::{Account, Config, Credentials, Freshness, Hold, Proxy, Upstream, kinds};
 use crate::oci::RegistryHost;
 
 /// A deadline of 0 would fail every request; an hour is longer than any answer takes.
@@ -80,8 +80,15 @@ fn upstream(section: &mut Section<'_, '_>, i: usize, global: &Freshness, built_i
         anonymous: section.value("anonymous", absent.anonymous, kinds::anonymous),
         probe: section.optional("probe", kinds::probe).or(absent.probe),
         accounts: section.sections("account", |section, _| account(section)).unwrap_or_default(),
+        holds: section.sections("hold", |section, _| hold(section)).unwrap_or_default(),
         registry,
     }
+}
+
+fn hold(section: &mut Section<'_, '_>) -> Hold {
+    section.require("tags", "which ones, such as [\"library/postgres:16*\"]");
+    let at = section.required("at", "as of when, such as 2026-11-01", kinds::instant);
+    Hold { tags: section.list("tags", Vec::new(), kinds::glob), at: at.unwrap_or(SystemTime::UNIX_EPOCH) }
 }
 
 fn deadline(section: &mut Section<'_, '_>, key: &'static str, absent: Duration) -> Duration {

@@ -90,7 +90,7 @@ impl Inner {
         errand: &Errand,
     ) -> Result<Named, Error> {
         if let Name::Tag(tag) = name
-            && let Some(stamp) = self.held(target, tag)
+            && let Some(stamp) = self.held(target, tag)?
         {
             return Ok(hit(stamp));
         }

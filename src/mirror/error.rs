@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::{flight, scheduler, upstream};
 
@@ -32,6 +32,19 @@ pub enum Error {
         wanted: String,
         /// What there is.
         offered: String,
+    },
+    /// The operator has it served as it stood at a date, and what it meant then is not known here.
+    #[error(
+        "it is held as it stood at {} ([[upstream.hold]]), and {}; choose a later date, or see what it meant by `tidelock show \
+         IMAGE --history`",
+        httpdate::fmt_http_date(*at),
+        known(*since)
+    )]
+    NotThen {
+        /// The date.
+        at: SystemTime,
+        /// Since when anything is known of it.
+        since: Option<SystemTime>,
     },
     /// The client takes other types only.
     #[error("it is of type {media_type}, which the request's Accept header does not allow")]
@@ -82,6 +95,13 @@ impl Error {
     /// A definite "no such thing", which no cached copy may override.
     pub(super) fn is_definite(&self) -> bool {
         matches!(self, Error::Upstream(error) | Error::Negative(error) if error.is_definite())
+    }
+}
+
+fn known(since: Option<SystemTime>) -> String {
+    match since {
+        Some(since) => format!("this mirror has known it only since {}", httpdate::fmt_http_date(since)),
+        None => "this mirror has never seen it".to_owned(),
     }
 }
 

@@ -92,12 +92,17 @@ impl Mirror {
 impl Inner {
     async fn explain(&self, target: &Target, reference: &Reference) -> Explanation {
         let payer = self.scheduler.payer(target.upstream, &target.repository.name);
+        let mut not_then = None;
         let (tag, subject) = match reference {
             Reference::Tag(tag) => {
                 let name = Name::Tag(tag.clone());
                 let facts = match self.held(target, tag) {
-                    Some(stamp) => Some(held(&stamp)),
-                    None => {
+                    Ok(Some(stamp)) => Some(held(&stamp)),
+                    Err(error) => {
+                        not_then = Some(error);
+                        None
+                    }
+                    Ok(None) => {
                         let stamp = self.store.name(&target.repository, &name);
                         stamp.map(|stamp| self.facts(target, tag, &stamp))
                     }
@@ -122,7 +127,7 @@ impl Inner {
         let is_cached = content.as_ref().is_some_and(|content| content.is_cached);
         let is_down = matches!(payer, Err(Refused::Down(_)));
         let prospect = match (&tag, is_cached) {
-            (_, false) if is_absent => Prospect::Negative,
+            (_, false) if is_absent || not_then.is_some() => Prospect::Negative,
             (Some(tag), true) => self.prospect(target, tag, trouble.is_some() || is_down),
             (None, true) => Prospect::Hit,
             (_, false) if self.is_offline() => Prospect::Offline,
@@ -130,6 +135,7 @@ impl Inner {
             (_, false) if is_down => Prospect::Down,
             (_, false) => Prospect::Held,
         };
+        let trouble = not_then.or(trouble);
         Explanation { prospect, tag, content, payer, trouble: trouble.map(|error| error.to_string()) }
     }
 

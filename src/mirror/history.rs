@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use super::{Inner, Mirror};
+use super::{Error, Inner, Mirror};
 use crate::lifecycle::now;
 use crate::oci::{Digest, Repository, Tag};
 use crate::routing::Target;
@@ -75,7 +75,7 @@ impl Mirror {
     /// What a tag has meant, as far as is known here, the latest first.
     pub fn history(&self, target: &Target, tag: &Tag) -> Vec<Episode> {
         let (inner, repository) = (&self.0, &target.repository);
-        let held = inner.held(target, tag).map(|stamp| stamp.digest);
+        let held = inner.held(target, tag).ok().flatten().map(|stamp| stamp.digest);
         let episode = |digest, since, until| Episode {
             digest,
             since,
@@ -98,15 +98,10 @@ impl Mirror {
     /// [`NotHeld`].
     pub async fn roll_back(&self, target: &Target, tag: &Tag, to: &str) -> Result<Digest, NotHeld> {
         let (inner, repository) = (&self.0, &target.repository);
-        let mut known = inner.store.history(repository, tag);
         let current = inner.store.name(repository, &Name::Tag(tag.clone()));
-        if let Some(stamp) = &current {
-            let Stamp { digest, size, media_type, since, confirmed } = stamp.clone();
-            known.insert(0, Past { digest, size, media_type, since, until: confirmed });
-        }
-        let past = chosen(&known, current.as_ref(), to)?;
-        let Past { digest, size, ref media_type, since, until } = *past;
-        let stamp = Stamp { digest, size, media_type: media_type.clone(), since, confirmed: until };
+        let known = inner.meanings(repository, tag);
+        let stamp = as_meant(chosen(&known, current.as_ref(), to)?);
+        let digest = stamp.digest;
         let key = key(repository, tag);
         inner
             .holds
@@ -137,14 +132,42 @@ impl Mirror {
 }
 
 impl Inner {
-    /// What a tag is held at, where it is.
-    pub(super) fn held(&self, target: &Target, tag: &Tag) -> Option<Stamp> {
-        if self.holds.count.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        let held = self.holds.held().get(&key(&target.repository, tag)).cloned()?;
+    /// What a tag is held at, where it is: by hand, else as it stood at the date that the configuration names.
+    ///
+    /// # Errors
+    /// [`Error::NotThen`].
+    pub(super) fn held(&self, target: &Target, tag: &Tag) -> Result<Option<Stamp>, Error> {
+        let by_hand = match self.holds.count.load(Ordering::Acquire) {
+            0 => None,
+            _ => self.holds.held().get(&key(&target.repository, tag)).cloned(),
+        };
+        let held = match by_hand {
+            Some(stamp) => Some(stamp),
+            None => self.held_by_date(target, tag)?,
+        };
         // The operator's word, which does not age.
-        Some(Stamp { confirmed: now(), ..held })
+        Ok(held.map(|stamp| Stamp { confirmed: now(), ..stamp }))
+    }
+
+    fn held_by_date(&self, target: &Target, tag: &Tag) -> Result<Option<Stamp>, Error> {
+        let upstream = self.upstreams[target.upstream.index()].load();
+        let Some(at) = upstream.config.held_at(target.repository.name.as_str(), tag.as_str()) else {
+            return Ok(None);
+        };
+        let known = self.meanings(&target.repository, tag);
+        let then = known.iter().find(|past| past.since <= at);
+        let since = known.last().map(|past| past.since);
+        then.map(|past| Some(as_meant(past))).ok_or(Error::NotThen { at, since })
+    }
+
+    /// All that a tag has meant, as far as is known here, the latest first.
+    fn meanings(&self, repository: &Repository, tag: &Tag) -> Vec<Past> {
+        let current = self.store.name(repository, &Name::Tag(tag.clone()));
+        let current = current.map(|stamp| {
+            let Stamp { digest, size, media_type, since, confirmed } = stamp;
+            Past { digest, size, media_type, since, until: confirmed }
+        });
+        current.into_iter().chain(self.store.history(repository, tag)).collect()
     }
 }
 
@@ -231,6 +254,12 @@ fn chosen<'a>(known: &'a [Past], current: Option<&Stamp>, to: &str) -> Result<&'
         return Err(NotHeld::Ambiguous(to.to_owned()));
     }
     Ok(first)
+}
+
+/// As it is served.
+fn as_meant(past: &Past) -> Stamp {
+    let Past { digest, size, ref media_type, since, until } = *past;
+    Stamp { digest, size, media_type: media_type.clone(), since, confirmed: until }
 }
 
 fn key(repository: &Repository, tag: &Tag) -> String {

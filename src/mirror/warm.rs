@@ -161,10 +161,12 @@ impl Walk<'_> {
             Reference::Digest(digest) => return Ok(*digest),
             Reference::Tag(tag) => Name::Tag(tag.clone()),
         };
-        if !self.wanted.is_latest || self.inner.is_offline() {
+        let (inner, target) = (self.inner, self.target);
+        let is_held =
+            matches!(reference, Reference::Tag(tag) if !matches!(inner.held(target, tag), Ok(None)));
+        if !self.wanted.is_latest || is_held || inner.is_offline() {
             return self.resolved(&name).await;
         }
-        let (inner, target) = (self.inner, self.target);
         let check = || async {
             match inner.check(target, &name, &Errand::background()).await {
                 Checked::Confirmed(stamp) => Ok(stamp.digest),

@@ -103,6 +103,9 @@ fn mirror_told(kind: Kind, error: &mirror::Error) -> Told {
                 .to_owned(),
             "offline",
         ),
+        mirror::Error::NotThen { .. } => {
+            told(StatusCode::NOT_FOUND, unknown(kind), error.to_string(), "not_then")
+        }
         mirror::Error::Mismatch { .. } => {
             let text = "the upstream sent bytes that do not match the digest; nothing was kept, try again";
             told(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, text.to_owned(), "mismatch")

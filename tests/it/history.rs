@@ -1,11 +1,15 @@
 //! What tags meant before, and the way back to it.
 
+use std::time::{Duration, SystemTime};
+
 use http::Method;
 use serde_json::Value;
+use tidelock::config::{Config, Hold};
 
 use crate::support::house::House;
 use crate::support::images::Image;
 use crate::support::registry::FakeRegistry;
+use crate::support::time::Frozen;
 
 /// A tag that has moved twice, as this mirror has seen.
 async fn scene() -> (FakeRegistry, House, Vec<Image>) {
@@ -102,5 +106,61 @@ async fn a_tag_that_is_gone_has_a_history() {
     assert_eq!(history(&house).await.len(), 3);
     let output = house.command(&["rollback", "app:v1", "previous"]).await;
     assert_eq!(output.status.code(), Some(0), "{output:?}");
+    serves(&house, &images[2]).await;
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[tokio::test(start_paused = true)]
+async fn as_it_stood_at_a_date() {
+    let clock = Frozen::new();
+    let begun = SystemTime::now();
+    let fake = FakeRegistry::start().await;
+    let images: Vec<Image> = (0..3).map(|seed| Image::layers(seed, &[500])).collect();
+    fake.push("library/app", "v1", &images[0]);
+    fake.push("library/app", "v2", &images[0]);
+    let house = House::over(&fake).await;
+    for image in &images {
+        clock.advance(DAY).await;
+        fake.push("library/app", "v1", image);
+        refresh(&house).await;
+        serves(&house, image).await;
+    }
+    let hold = |at: SystemTime, tags: &str| {
+        let tags = vec![tags.parse().unwrap()];
+        move |config: &mut Config| config.upstreams[0].holds = vec![Hold { tags, at }]
+    };
+    // The first image came after one day, the second after two, the third after three.
+    let house = house.restart(hold(begun + DAY * 5 / 2, "library/app:v1")).await;
+    fake.clear();
+    serves(&house, &images[1]).await;
+    assert_eq!(fake.total(), 0, "nobody is asked");
+    assert!(history(&house).await.contains(&(images[1].digest().to_owned(), false, true)));
+    // What the upstream has is still noted when it is asked for by hand, and a hold by hand wins.
+    refresh(&house).await;
+    assert_eq!(house.command(&["rollback", "app:v1", &images[0].digest()]).await.status.code(), Some(0));
+    serves(&house, &images[0]).await;
+    assert_eq!(house.command(&["release", "app:v1"]).await.status.code(), Some(0));
+    serves(&house, &images[1]).await;
+
+    // As of a date when nobody here had seen it, whether it was seen later or never.
+    let house = house.restart(hold(begun + DAY / 2, "library/*")).await;
+    fake.clear();
+    for (tag, why) in [("v1", "only since"), ("v2", "never seen it")] {
+        let answer = house.client().get(&format!("/v2/library/app/manifests/{tag}")).await;
+        assert_eq!((answer.status, answer.error_code().as_str()), (404, "MANIFEST_UNKNOWN"));
+        assert!(
+            answer.text().contains("[[upstream.hold]]") && answer.text().contains(why),
+            "{}",
+            answer.text()
+        );
+        let told = house.admin().get(&format!("/api/v1/explain?image=app:{tag}")).await.json();
+        assert_eq!(told["prospect"], "negative");
+        assert!(told["trouble"].as_str().unwrap().contains(why), "{told}");
+    }
+    let by_digest = house.client().get(&format!("/v2/library/app/manifests/{}", images[2].digest())).await;
+    assert_eq!((by_digest.status, fake.total()), (200, 0), "a digest is what it is at any date");
+    // Others go their way.
+    let house = house.restart(hold(begun, "library/app:v1?")).await;
     serves(&house, &images[2]).await;
 }

@@ -116,6 +116,7 @@ const WHOLE: &[(&str, Lines)] = &[
             ("immutable_tags", "[\"own\"]"),
         ],
     ),
+    ("[[upstream.hold]]", &[("tags", "[\"a:b\"]"), ("at", "2026-11-01")]),
     (
         "[[upstream.account]]",
         &[
@@ -161,6 +162,8 @@ fn what_takes_effect_at_once() {
         ("upstream.ca", "\"b\""),
         ("upstream.proxy", "\"http://user:two@proxy:1\""),
         ("upstream.token_hosts", "[\"b.example\"]"),
+        ("upstream.hold.tags", "[\"a:c\"]"),
+        ("upstream.hold.at", "2026-11-01T00:00:01Z"),
         ("upstream.probe", "\"a/b:2\""),
         ("upstream.tag_ttl", "\"3m\""),
         ("upstream.stale_while_revalidate", "\"3m\""),
