@@ -29,15 +29,16 @@ use tokio::time::MissedTickBehavior;
 
 pub use token::{BadToken, read_token};
 pub use types::{
-    Account, Adopted, Adoption, BlobPart, Budgets, CacheState, Content, Down, Eviction, Explained, Fetch,
-    History, Image, Images, Lacking, ManifestPart, Matching, Missing, MissingImage, Payment, Pinned, Popular,
-    Refreshed, Removed, RolledBack, Scrubbing, Shown, Sought, Spender, Status, Tag, TagEpisode, TagHistory,
-    TakenIn, Traffic, Trouble, UpstreamBudget, Victim, Waiting, WarmPart, WarmRoot, Warmed, Warming,
+    Account, Adopted, Adoption, BlobPart, Budgets, CacheState, Changed, Content, Down, Eviction, Explained,
+    Failed, Fetch, History, Image, Images, Lacking, ManifestPart, Matching, Missing, MissingImage, Payment,
+    Pinned, Popular, Refreshed, Removed, RolledBack, RoundEnded, RoundReport, Rounds, Scrubbing, Shown,
+    Sought, Spender, Status, Tag, TagEpisode, TagHistory, TakenIn, Traffic, Trouble, UpstreamBudget, Victim,
+    Waiting, WarmPart, WarmRoot, Warmed, Warming,
 };
 
 use crate::config::Config;
 use crate::lifecycle::{Lifecycle, now};
-use crate::mirror::Mirror;
+use crate::mirror::{self, Mirror};
 use crate::routing::Router;
 use crate::server::{self, Limits, ServerMetrics};
 use crate::telemetry::{Journal, Metrics};
@@ -59,6 +60,7 @@ pub struct Admin {
     journal: Journal,
     house: Lifecycle,
     mirror: Mirror,
+    rounds: mirror::Rounds,
     rules: Arc<ArcSwap<Rules>>,
     samples: Arc<Samples>,
     watchers: Arc<Semaphore>,
@@ -88,6 +90,7 @@ impl Admin {
     pub fn new(
         config: &Config,
         mirror: Mirror,
+        rounds: mirror::Rounds,
         metrics: Metrics,
         journal: Journal,
         house: Lifecycle,
@@ -101,6 +104,7 @@ impl Admin {
             journal,
             house,
             mirror,
+            rounds,
             rules: Arc::new(ArcSwap::from_pointee(Rules::of(config))),
             samples: Arc::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS)),

@@ -137,7 +137,8 @@ impl Page {
             Page::Unpin => "POST, ?image=NAME: lets it be evicted",
             Page::Remove => "POST, ?image=NAME: takes it out of the cache",
             Page::Warm => {
-                "POST, ?image=NAME&platform=OS/ARCH&referrers=true&latest=true&pin=true: fetches what is missing of it"
+                "what the rounds of [[warm]] came to; POST, ?image=NAME&platform=OS/ARCH&referrers=true&latest=true&pin=true: \
+                 fetches what is missing of it"
             }
             Page::Missing => "what was asked for in vain while nobody could be asked for it; POST forgets it",
             Page::Content => "POST, ?image=NAME&digest=DIGEST: a manifest or blob of it",
@@ -161,9 +162,9 @@ impl Page {
     /// How it can be asked.
     fn methods(self) -> &'static str {
         match self {
-            Page::Scrub | Page::Missing => "GET, HEAD, POST",
+            Page::Scrub | Page::Missing | Page::Warm => "GET, HEAD, POST",
             Page::Refresh | Page::Pin | Page::Unpin | Page::Remove | Page::Rollback | Page::Release => "POST",
-            Page::Matching | Page::Warm | Page::Content | Page::Lacking | Page::Blob | Page::Adopt => "POST",
+            Page::Matching | Page::Content | Page::Lacking | Page::Blob | Page::Adopt => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -215,6 +216,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
         Page::Rollback => images::roll_back(admin, query).await,
         Page::Release => images::release(admin, query).await,
         Page::Matching => warm::matching(admin, query).await,
+        Page::Warm if *request.method() != Method::POST => return warm::rounds(admin),
         Page::Warm => warm::warm(admin, query).await,
         Page::Content => bundle::content(admin, query).await,
         Page::Inventory => return bundle::inventory(admin),

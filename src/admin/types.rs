@@ -3,6 +3,7 @@
 mod bundle;
 mod images;
 mod missing;
+mod rounds;
 mod status;
 mod warm;
 
@@ -17,6 +18,7 @@ pub use images::{
 };
 
 pub use missing::{Missing, MissingImage};
+pub use rounds::{Changed, Failed, RoundEnded, RoundReport, Rounds};
 pub use status::{CacheState, Eviction, Fetch, History, Popular, Status, Traffic, Trouble, Victim};
 pub use warm::{WarmPart, WarmRoot, Warmed, Warming};
 

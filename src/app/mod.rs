@@ -37,7 +37,7 @@ use self::systemd::Sockets;
 use crate::admin::{self, Admin, AdminHandle};
 use crate::config::Config;
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, Rounds};
 use crate::registry::Registry;
 use crate::server::{self, Limits, ServerMetrics, Tls};
 use crate::store::Store;
@@ -139,10 +139,13 @@ impl House {
         let server_metrics = ServerMetrics::new(&metrics);
         let limits = Limits::new(config.server.max_connections);
         limits.slots.keep_count(&life);
-        let admin = Admin::new(&config, mirror.clone(), metrics.clone(), journal, life.clone());
+        let rounds = Rounds::new(&config, &mirror, &life, &metrics);
+        let admin =
+            Admin::new(&config, mirror.clone(), rounds.clone(), metrics.clone(), journal, life.clone());
         let rooms = Rooms {
             store: store.clone(),
             mirror,
+            rounds,
             registry: registry.clone(),
             admin: admin.clone(),
             slots: limits.slots.clone(),

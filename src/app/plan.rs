@@ -46,6 +46,34 @@ macro_rules! key {
     };
 }
 
+/// A key of the tables of a list, which is taken over as a whole by the last of them.
+macro_rules! member {
+    ($name:literal, $list:ident.$field:ident) => {
+        Key {
+            name: $name,
+            when: When::Now,
+            take: |old, new| {
+                old.$list.iter().map(|own| &own.$field).ne(new.$list.iter().map(|own| &own.$field))
+            },
+        }
+    };
+}
+
+macro_rules! last_member {
+    ($name:literal, $list:ident.$field:ident) => {
+        Key {
+            name: $name,
+            when: When::Now,
+            take: |old, new| {
+                let is_new =
+                    old.$list.iter().map(|own| &own.$field).ne(new.$list.iter().map(|own| &own.$field));
+                old.$list.clone_from(&new.$list);
+                is_new
+            },
+        }
+    };
+}
+
 /// A key of `server.tls`, which as a whole may be there or not.
 macro_rules! tls_file {
     ($name:literal, $file:expr) => {
@@ -71,7 +99,7 @@ macro_rules! credential {
     };
 }
 
-const HOUSE: [Key<Config>; 22] = [
+const HOUSE: [Key<Config>; 31] = [
     key!(Now, "offline", offline),
     key!(Restart, "server.listen", server.listen),
     key!(Restart, "server.admin_listen", server.admin_listen),
@@ -94,6 +122,15 @@ const HOUSE: [Key<Config>; 22] = [
     key!(Now, "log.audit", log.audit),
     key!(Restart, "trace.endpoint", trace.endpoint),
     key!(Restart, "trace.share", trace.share),
+    member!("warm.name", warm.name),
+    member!("warm.images", warm.images),
+    member!("warm.newest", warm.newest),
+    member!("warm.platforms", warm.platforms),
+    member!("warm.referrers", warm.referrers),
+    member!("warm.pin", warm.pin),
+    member!("warm.every", warm.every),
+    member!("warm.hours", warm.hours),
+    last_member!("warm.bandwidth", warm.bandwidth),
 ];
 
 /// Of `[freshness]`, and of each upstream.
@@ -127,21 +164,8 @@ const UPSTREAM: [Key<Upstream>; 22] = [
     key!(Now, "token_hosts", token_hosts),
     key!(Restart, "anonymous", anonymous),
     key!(Now, "probe", probe),
-    // Taken over as a whole, with the second one.
-    Key {
-        name: "hold.tags",
-        when: When::Now,
-        take: |old, new| old.holds.iter().map(|hold| &hold.tags).ne(new.holds.iter().map(|hold| &hold.tags)),
-    },
-    Key {
-        name: "hold.at",
-        when: When::Now,
-        take: |old, new| {
-            let is_new = old.holds.iter().map(|hold| hold.at).ne(new.holds.iter().map(|hold| hold.at));
-            old.holds.clone_from(&new.holds);
-            is_new
-        },
-    },
+    member!("hold.tags", holds.tags),
+    last_member!("hold.at", holds.at),
 ];
 
 const ACCOUNT: [Key<Account>; 8] = [

@@ -18,7 +18,7 @@ use super::plan::{Plan, most_connections};
 use crate::admin::Admin;
 use crate::config::{Config, Faults};
 use crate::lifecycle::{Lifecycle, now};
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, Rounds};
 use crate::registry::Registry;
 use crate::server::Slots;
 use crate::store::Store;
@@ -32,6 +32,7 @@ pub type Reread = Arc<dyn Fn() -> Result<Config, Faults> + Send + Sync>;
 pub(super) struct Rooms {
     pub(super) store: Store,
     pub(super) mirror: Mirror,
+    pub(super) rounds: Rounds,
     pub(super) registry: Registry,
     pub(super) admin: Admin,
     pub(super) slots: Slots,
@@ -123,10 +124,11 @@ impl Inner {
     /// Has every room take what is new.
     fn take(&self, new: &Config) -> Result<(), Refused> {
         let plan = Plan::of(&self.running.load(), new, self.most_connections);
-        let Rooms { store, mirror, registry, admin, slots } = &self.rooms;
+        let Rooms { store, mirror, rounds, registry, admin, slots } = &self.rooms;
         let prepared = mirror.prepare(&plan.config, &plan.places).map_err(Refused::Setup)?;
         store.configure(&plan.config.cache);
         mirror.configure(prepared);
+        rounds.configure(&plan.config);
         registry.configure(&plan.config);
         admin.configure(&plan.config);
         slots.resize(plan.config.server.max_connections);

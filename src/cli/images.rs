@@ -15,7 +15,7 @@ use crate::admin::Matching;
 #[derive(Debug, Args)]
 pub(super) struct ImagesArgs {
     /// The images, as they stand in a pull: nginx, ghcr.io/org/app:1, nginx@sha256:…; or with a pattern for the tag, postgres:16*
-    #[arg(required_unless_present = "from", value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE")]
     images: Vec<String>,
     /// And all that this file names: a list with one a line, as `tidelock missing` writes it, a compose file, manifests of
     /// Kubernetes, what `helm template` writes, or a Dockerfile
@@ -27,6 +27,11 @@ pub(super) struct ImagesArgs {
 }
 
 impl ImagesArgs {
+    /// Whether none was named.
+    pub(super) fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.from.is_empty()
+    }
+
     /// All of them, each once, in the order in which they are named; the tags that a pattern matches as the mirror lists
     /// them.
     ///

@@ -105,7 +105,8 @@ enum Command {
     Unpin(ImageArgs),
     /// Take an image out of the cache; layers that others need stay
     Remove(ImageArgs),
-    /// Fetch images ahead, whole, with what refers to them; what is here is not fetched again
+    /// Fetch images ahead, whole, with what refers to them; what is here is not fetched again. Without an image: what the
+    /// rounds of [[warm]] came to
     Warm(WarmArgs),
     /// Carry images out as a bundle: an OCI layout with checksums, in a tar or a folder, whole or as a delta
     Export(ExportArgs),

@@ -1,5 +1,7 @@
 //! `tidelock warm`: fetch images ahead, whole.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use anyhow::{anyhow, bail};
 use clap::Args;
 use indicatif::ProgressBar;
@@ -9,10 +11,10 @@ use super::ask::{AdminArgs, Door};
 use super::images::ImagesArgs;
 use super::report::Report;
 use super::words::{bar, size};
-use crate::admin::{Warmed, Warming};
+use crate::admin::{Changed, Failed, RoundEnded, RoundReport, Rounds, Warmed, Warming};
 use crate::config::Config;
 
-/// What `warm` takes.
+/// What `warm` takes. Without an image it tells what `[[warm]]` came to.
 #[derive(Debug, Args)]
 pub(super) struct WarmArgs {
     #[command(flatten)]
@@ -37,6 +39,9 @@ pub(super) fn warm(arguments: &WarmArgs, config: &Config) -> Report {
         Ok(door) => door,
         Err(report) => return report,
     };
+    if arguments.images.is_empty() {
+        return arguments.admin.report(door.get("/api/v1/warm"), rounds_in_words);
+    }
     let images = match arguments.images.all(&door) {
         Ok(images) => images,
         Err(error) => return Report::failed(&error),
@@ -56,6 +61,37 @@ pub(super) fn warm(arguments: &WarmArgs, config: &Config) -> Report {
         }
     }
     report
+}
+
+fn rounds_in_words(rounds: &Rounds) -> String {
+    match rounds.warm[..] {
+        [] => "The configuration has no [[warm]]. Name images to have them fetched now.\n".to_owned(),
+        [..] => rounds.warm.iter().map(round_in_words).collect(),
+    }
+}
+
+fn round_in_words(report: &RoundReport) -> String {
+    let date = |seconds: u64| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+    let RoundReport { name, next, image, waits, last } = report;
+    let mut text = match last {
+        None => format!("{name}: no round has ended yet\n"),
+        Some(RoundEnded { ended, images, fetched, .. }) => {
+            format!("{name}: {images} images are here, {} fetched, {}\n", size(*fetched), date(*ended))
+        }
+    };
+    for Changed { image, before, digest } in last.iter().flat_map(|last| &last.changed) {
+        let before = before.as_ref().map_or_else(|| "new".to_owned(), |before| format!("was {before}"));
+        text += &format!("  {image} is {digest} ({before})\n");
+    }
+    for Failed { image, message } in last.iter().flat_map(|last| &last.failed) {
+        text += &format!("  {image} cannot be had: {message}\n");
+    }
+    text + &match (image, waits) {
+        (Some(image), Some(why)) => format!("  now {image} waits: {why}\n"),
+        (Some(image), None) => format!("  now {image} is fetched\n"),
+        (None, _) if *next == 0 => "  the first round begins as soon as it may\n".to_owned(),
+        (None, _) => format!("  the next round is due {}\n", date(*next)),
+    }
 }
 
 impl WarmArgs {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use url::Url;
 
 use super::load::Objections;
-use super::{Anonymous, Config, Upstream};
+use super::{Anonymous, Config, Upstream, Warm};
 
 /// Everything that does not go together, as key path and message.
 pub(super) fn check(config: &Config) -> Objections {
@@ -17,6 +17,9 @@ pub(super) fn check(config: &Config) -> Objections {
     for (i, upstream) in config.upstreams.iter().enumerate() {
         endpoints(config, upstream, i, &mut found);
         one_upstream(upstream, i, &mut found);
+    }
+    for (i, warm) in config.warm.iter().enumerate() {
+        one_warm(config, warm, i, &mut found);
     }
     found
 }
@@ -145,6 +148,27 @@ fn one_upstream(upstream: &Upstream, i: usize, found: &mut Objections) {
         if let Some(earlier) = earlier {
             let message = format!("must stand only once, but upstream[{i}].account[{earlier}] has it too");
             object(found, format!("upstream[{i}].account[{j}].name"), message);
+        }
+    }
+}
+
+fn one_warm(config: &Config, warm: &Warm, i: usize, found: &mut Objections) {
+    if let Some(earlier) = config.warm[..i].iter().position(|other| other.name == warm.name) {
+        let message = format!("must stand only once, but warm[{earlier}] has it too");
+        object(found, format!("warm[{i}].name"), message);
+    }
+    if warm.images.is_empty() {
+        object(found, format!("warm[{i}].images"), "must not be empty: nothing would be fetched");
+    }
+    if warm.newest.is_some() && warm.images.iter().all(|wish| wish.tags.is_none()) {
+        let message = "has no use without a pattern among `images`, such as \"postgres:16*\"";
+        object(found, format!("warm[{i}].newest"), message);
+    }
+    for (j, wish) in warm.images.iter().enumerate() {
+        let registry = &wish.image.registry;
+        if !config.upstreams.iter().any(|upstream| upstream.registry == *registry) {
+            let message = format!("must be of a registry that is mirrored: {registry} is no [[upstream]]");
+            object(found, format!("warm[{i}].images[{j}]"), message);
         }
     }
 }

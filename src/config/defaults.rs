@@ -41,6 +41,7 @@ impl Default for Config {
             log: Log::default(),
             trace: Trace::default(),
             upstreams: upstreams.into(),
+            warm: Vec::new(),
         }
     }
 }

@@ -14,10 +14,10 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::{
-    Anonymous, Bandwidth, ByteSize, Glob, LogFormat, Probe, Proxy, Share, SizeLimit, parse_duration,
-    print_duration,
+    Anonymous, Bandwidth, ByteSize, Glob, Hours, LogFormat, Probe, Proxy, Share, SizeLimit, Wish,
+    parse_duration, print_duration,
 };
-use crate::oci::RegistryHost;
+use crate::oci::{Platform, RegistryHost};
 use crate::secret::Secret;
 
 /// The value, or what is allowed as a phrase that follows "must be".
@@ -68,6 +68,18 @@ pub(super) fn size(value: &DeValue<'_>) -> Read<ByteSize> {
 pub(super) fn rate(value: &DeValue<'_>) -> Read<ByteSize> {
     size(value)
         .and_then(|rate| if rate.0 > 0 { Ok(rate) } else { Err("above 0: it would never end".to_owned()) })
+}
+
+pub(super) fn hours(value: &DeValue<'_>) -> Read<Hours> {
+    from_text(value)
+}
+
+pub(super) fn wish(value: &DeValue<'_>) -> Read<Wish> {
+    from_text(value)
+}
+
+pub(super) fn platform(value: &DeValue<'_>) -> Read<Platform> {
+    parsed(value, "a platform such as linux/amd64 or linux/arm/v7")
 }
 
 /// A moment: a date (its first one, in UTC), or a time with its zone.

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::reader::{Reader, Section};
 use super::{
     Admin, Cache, Config, Fault, Faults, Freshness, Log, Overrides, Schedule, Server, Tls, Trace, check,
-    kinds, upstreams,
+    kinds, upstreams, warm,
 };
 
 /// A day: no wait of this program needs to be longer.
@@ -62,7 +62,7 @@ impl Config {
     /// Every key that a file may have, in the form `upstream.account.name`.
     pub fn keys() -> BTreeSet<String> {
         // The reading itself knows them: whatever it asks for when there is one of everything.
-        let text = "[[upstream]]\n[[upstream.account]]\n[[upstream.hold]]\n";
+        let text = "[[upstream]]\n[[upstream.account]]\n[[upstream.hold]]\n[[warm]]\n";
         let table = DeTable::parse(text).expect("the lines above are TOML");
         let mut reader = Reader::of("", text);
         reader.read(Some(table.get_ref()), document);
@@ -118,6 +118,7 @@ fn document(file: &mut Section<'_, '_>) -> Config {
         log: file.section("log", log),
         trace: file.section("trace", trace),
         upstreams: upstreams::read(file, &freshness),
+        warm: file.sections("warm", |section, _| warm::read(section)).unwrap_or_default(),
         freshness,
     }
 }

@@ -21,6 +21,7 @@ mod reader;
 mod suggest;
 mod units;
 mod upstreams;
+mod warm;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ pub use load::Objections;
 pub use overrides::{Overrides, Setting};
 pub use probe::Probe;
 pub use units::{ByteSize, Share, SizeLimit, parse_duration, print_duration};
+pub use warm::{Warm, Wish};
 
 use crate::oci::RegistryHost;
 use crate::secret::Secret;
@@ -58,6 +60,8 @@ pub struct Config {
     pub trace: Trace,
     /// The registries that are mirrored, and the only ones ever contacted (I6).
     pub upstreams: Vec<Upstream>,
+    /// What is fetched ahead.
+    pub warm: Vec<Warm>,
 }
 
 /// An upstream by its place in [`Config::upstreams`].

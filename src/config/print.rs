@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{
     Account, Anonymous, Bandwidth, Config, Credentials, Freshness, Hold, LogFormat, Proxy, Server, Tls,
-    Upstream, print_duration,
+    Upstream, Warm, print_duration,
 };
 
 /// Lines of `key = value`.
@@ -48,6 +48,9 @@ impl Config {
         page.key("share", quoted(self.trace.share));
         for each in &self.upstreams {
             upstream(&mut page, each, &self.freshness);
+        }
+        for each in &self.warm {
+            warm(&mut page, each);
         }
         page.0
     }
@@ -141,6 +144,23 @@ fn upstream(page: &mut Page, upstream: &Upstream, global: &Freshness) {
         page.key("tags", list(tags));
         page.key("at", jiff::Timestamp::try_from(*at).unwrap_or_default());
     }
+}
+
+fn warm(page: &mut Page, warm: &Warm) {
+    page.head("[[warm]]");
+    page.key("name", quoted(&warm.name));
+    page.key("images", list(&warm.images));
+    if let Some(newest) = warm.newest {
+        page.key("newest", newest);
+    }
+    page.key("platforms", list(&warm.platforms));
+    page.key("referrers", warm.referrers);
+    page.key("pin", warm.pin);
+    page.key("every", quoted(print_duration(warm.every)));
+    if let Some(hours) = warm.hours {
+        page.key("hours", quoted(hours));
+    }
+    bandwidth(page, &warm.bandwidth);
 }
 
 /// Nothing where there is no limit.

@@ -70,6 +70,11 @@ impl Mirror {
         Ok(digest)
     }
 
+    /// Whether it is kept from eviction.
+    pub fn is_pinned(&self, target: &Target, reference: &Reference) -> bool {
+        self.0.store.is_pinned(&target.repository, reference)
+    }
+
     /// Lets it be evicted when its turn comes.
     ///
     /// # Errors

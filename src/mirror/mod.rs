@@ -21,6 +21,7 @@ mod lists;
 mod manifest;
 mod missing;
 mod passage;
+mod rounds;
 mod served;
 mod warm;
 
@@ -42,6 +43,7 @@ pub use keeping::{NotDone, Removed};
 pub use manifest::Asked;
 pub use missing::Miss;
 pub use passage::Passage;
+pub use rounds::{Round, RoundReport, Rounds, UnderWay};
 pub use served::{BlobAnswer, Content, ListAnswer, ManifestAnswer, Served};
 pub use warm::{Root, Wanted, Warmed, Warming};
 

@@ -19,12 +19,12 @@ use crate::oci::{
     Algorithm, Descriptor, Digest, Manifest, Platform, Reference, Referrers, Tag, TagList, fallback_tag,
 };
 use crate::routing::Target;
-use crate::scheduler::{Errand, Refused};
+use crate::scheduler::{Errand, Refused, Terms};
 use crate::store::Name;
 use crate::upstream;
 
 /// What of an image is to be here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Wanted {
     /// Of an index, the manifests for these platforms; all of them where none is named.
     pub platforms: Vec<Platform>,
@@ -32,6 +32,15 @@ pub struct Wanted {
     pub has_referrers: bool,
     /// The upstream is asked what a tag means now, however fresh what is remembered may be.
     pub is_latest: bool,
+    /// When and how fast it is fetched, where that is limited.
+    pub terms: Option<Arc<Terms>>,
+}
+
+impl Wanted {
+    /// For nobody in particular, on its terms.
+    pub fn errand(&self) -> Errand {
+        Errand::background().on(self.terms.clone())
+    }
 }
 
 /// A manifest that nothing else leads to: the image itself, or what refers to it.
@@ -134,8 +143,14 @@ impl Mirror {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn matching(&self, target: &Target, pattern: &Glob, most: usize) -> Result<Vec<Tag>, Error> {
-        let listed: Vec<Tag> = match self.tags(target, &Errand::background()).await {
+    pub async fn matching(
+        &self,
+        target: &Target,
+        pattern: &Glob,
+        most: usize,
+        errand: &Errand,
+    ) -> Result<Vec<Tag>, Error> {
+        let listed: Vec<Tag> = match self.tags(target, errand).await {
             Err(Error::Offline) => {
                 self.0.store.tags_of(&target.repository).into_iter().map(|(tag, _)| tag).collect()
             }
@@ -168,7 +183,7 @@ impl Walk<'_> {
             return self.resolved(&name).await;
         }
         let check = || async {
-            match inner.check(target, &name, &Errand::background()).await {
+            match inner.check(target, &name, &self.wanted.errand()).await {
                 Checked::Confirmed(stamp) => Ok(stamp.digest),
                 Checked::Failed(error) => Err(error),
             }
@@ -178,7 +193,7 @@ impl Walk<'_> {
 
     async fn resolved(&self, name: &Name) -> Result<Digest, Error> {
         let (inner, target) = (self.inner, self.target);
-        let resolve = || async { inner.resolve(target, name, &Errand::background()).await };
+        let resolve = || async { inner.resolve(target, name, &self.wanted.errand()).await };
         Ok(self.patiently(resolve).await?.stamp.digest)
     }
 
@@ -234,7 +249,7 @@ impl Walk<'_> {
 
     async fn manifest(&mut self, descriptor: Descriptor) -> Result<Manifest, Error> {
         let (inner, target, digest) = (self.inner, self.target, descriptor.digest);
-        let ask = || async { inner.by_digest(target, &digest, &Errand::background()).await };
+        let ask = || async { inner.by_digest(target, &digest, &self.wanted.errand()).await };
         let answer = self.patiently(ask).await?;
         inner.has_arrived(target, &digest).await;
         let bytes = answer.bytes.unwrap_or_default();
@@ -287,16 +302,18 @@ impl Walk<'_> {
     /// How many bytes came.
     async fn blob(&self, blob: Descriptor) -> Result<u64, Error> {
         let (inner, target) = (self.inner, self.target);
-        let ask = || async { inner.blob(target, &blob.digest, &Errand::background()).await };
-        let answer = self.patiently(ask).await?;
-        let fetched = match answer.content {
-            Some(Content::Growing(mut follower)) => {
-                follower.landed().await?;
-                answer.size
+        let ask = || async {
+            let answer = inner.blob(target, &blob.digest, &self.wanted.errand()).await?;
+            match answer.content {
+                Some(Content::Growing(mut follower)) => {
+                    follower.landed().await?;
+                    Ok(answer.size)
+                }
+                Some(Content::Passing(_)) => Err(Error::NotKept),
+                Some(Content::Cached(_)) | None => Ok(0),
             }
-            Some(Content::Passing(_)) => return Err(Error::NotKept),
-            Some(Content::Cached(_)) | None => 0,
         };
+        let fetched = self.patiently(ask).await?;
         self.progress.send_modify(|progress| progress.came(blob.size));
         Ok(fetched)
     }
@@ -304,7 +321,7 @@ impl Walk<'_> {
     /// What the upstream lists as referring to a manifest; by the fallback tag too, where that is how it keeps the list.
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Root>, Error> {
         let (inner, target, name) = (self.inner, self.target, Name::Referrers(*subject));
-        let ask = || async { inner.list(target, &name, &Errand::background()).await };
+        let ask = || async { inner.list(target, &name, &self.wanted.errand()).await };
         let list = match self.patiently(ask).await {
             Err(error) if self.is_content_with(&error) => return Ok(Vec::new()),
             list => list?,

@@ -205,7 +205,7 @@ fn refused_told(refused: &Refused) -> Told {
             );
             (StatusCode::TOO_MANY_REQUESTS, TooManyRequests, text, "spent")
         }
-        Refused::Paused { .. } => {
+        Refused::Paused { .. } | Refused::Closed { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, TooManyRequests, format!("{refused}; try again later"), "paused")
         }
         Refused::Down(down) => {

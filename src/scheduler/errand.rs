@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Terms;
 use crate::telemetry::Trace;
 
 /// How urgent a request is. The order is the order in which they go.
@@ -38,6 +39,7 @@ pub struct Errand {
     hold: Option<Duration>,
     patience: Duration,
     pub(super) trace: Trace,
+    pub(super) terms: Option<Arc<Terms>>,
 }
 
 /// A priority that can rise: somebody joins work that nobody had waited for.
@@ -98,6 +100,7 @@ impl Errand {
             hold: None,
             patience: Duration::MAX,
             trace: Trace::default(),
+            terms: None,
         }
     }
 
@@ -133,6 +136,12 @@ impl Errand {
     /// For nobody in particular, without hurry.
     pub fn background() -> Errand {
         Errand::of(ClientAddr::NOBODY).at(Priority::Background)
+    }
+
+    /// On these terms, as long as nobody waits for it.
+    #[must_use]
+    pub fn on(self, terms: Option<Arc<Terms>>) -> Errand {
+        Errand { terms, ..self }
     }
 
     /// The same client's, begun now and at this urgency, whatever becomes of the other.

@@ -9,7 +9,7 @@ use super::budget::Choice;
 use super::lane::{Lane, State};
 use super::ledger::{Ledger, Quota, Sight};
 use super::metrics::Reason;
-use super::{ClientAddr, Priority, Told, Urgency, Want};
+use super::{ClientAddr, Priority, Refused, Terms, Told, Urgency, Want};
 use crate::config::UpstreamId;
 use crate::oci::{Reference, RepositoryName};
 use crate::telemetry::Trace;
@@ -32,6 +32,8 @@ pub struct Lease {
     pub(super) trace: Trace,
     /// Of that request too.
     pub(super) urgency: Urgency,
+    /// On which it goes as long as nobody waits for it.
+    pub(super) terms: Option<Arc<Terms>>,
     bill: Mutex<Bill>,
 }
 
@@ -68,7 +70,7 @@ impl Lease {
     ) -> Lease {
         let (trace, bill) = (Trace::default(), Mutex::new(Bill::Free));
         let urgency = Urgency::new(Priority::Foreground);
-        Lease { lane, want, choice, trial, account, client, trace, urgency, bill }
+        Lease { lane, want, choice, trial, account, client, trace, urgency, terms: None, bill }
     }
 
     /// The span that what is asked under it is part of.
@@ -99,10 +101,17 @@ impl Lease {
 
     /// Waits until so many bytes, which came, are within the bandwidth that the operator allows. Cancel-safe: where it is
     /// given up, they are not paid for.
-    pub async fn pay(&self, bytes: u64) {
+    ///
+    /// # Errors
+    /// [`Refused::Closed`] where the hours of its terms are over.
+    pub async fn pay(&self, bytes: u64) -> Result<(), Refused> {
+        if let Some(terms) = &self.terms {
+            terms.pay(bytes, &self.urgency).await?;
+        }
         for line in &self.lane.lines {
             line.pay(bytes, self.client, &self.urgency).await;
         }
+        Ok(())
     }
 
     /// Counts the bytes of a small body, which need not wait.
@@ -113,6 +122,7 @@ impl Lease {
     /// Whether the operator limits how fast bytes may come now.
     pub fn is_limited(&self) -> bool {
         self.lane.lines.iter().any(|line| line.is_limited())
+            || self.terms.as_ref().is_some_and(|terms| terms.is_limited())
     }
 
     /// Whether it costs a pull of a ledger.

@@ -38,6 +38,7 @@ mod queue;
 mod refused;
 mod rest;
 mod spenders;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -54,6 +55,7 @@ pub use lease::{Lease, Pull, Sent};
 pub use outlook::{AccountOutlook, DownOutlook, Outlook, Payer, Standing};
 pub use refused::{Down, Refused};
 pub use spenders::Spent;
+pub use terms::Terms;
 
 use self::keeping::Keeper;
 use self::lane::Lane;
@@ -179,10 +181,14 @@ impl Scheduler {
     /// # Errors
     /// [`Refused`] says what is in the way and until when.
     pub async fn lease(&self, upstream: UpstreamId, want: Want, errand: &Errand) -> Result<Lease, Refused> {
+        if let Some(terms) = &errand.terms {
+            terms.check(&errand.urgency)?;
+        }
         let deadline = errand.deadline(self.max_wait());
         let mut lease = self.lane(upstream).lease(want, errand, deadline, &self.life).await?;
         errand.goes_by(lease.name());
         (lease.trace, lease.urgency) = (errand.trace.clone(), errand.urgency.clone());
+        lease.terms.clone_from(&errand.terms);
         Ok(lease)
     }
 

@@ -39,6 +39,14 @@ pub enum Refused {
         /// How long until then, as far as is known.
         until: Duration,
     },
+    /// It is for other hours of the day, and nobody waits for it.
+    #[error("it goes on at {hours} of the day only, in {}", about(*until))]
+    Closed {
+        /// The hours, by the local clock.
+        hours: String,
+        /// How long until they begin.
+        until: Duration,
+    },
     /// The upstream limits requests from this address.
     #[error("{registry} limits requests from this mirror's address for another {}", about(*until))]
     Paused {
@@ -100,7 +108,9 @@ impl Refused {
             Refused::Busy { .. } | Refused::Learning { .. } | Refused::Crowded { .. } => {
                 Some(Duration::from_secs(5))
             }
-            Refused::Spent { until, .. } | Refused::Paused { until, .. } => Some(*until),
+            Refused::Spent { until, .. } | Refused::Paused { until, .. } | Refused::Closed { until, .. } => {
+                Some(*until)
+            }
             Refused::Down(down) => Some(down.until),
             Refused::Aside { .. } | Refused::Nobody { .. } => None,
         }

@@ -169,10 +169,10 @@ impl Transfer {
     ///
     /// # Errors
     /// [`Error::BrokenOff`] when it broke too often without progress, [`Error::BadAnswer`] when more bytes
-    /// came than the blob has.
+    /// came than the blob has, [`Error::Refused`] when its hours are over and nobody waits for it.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         if self.owed > 0 {
-            self.lease.pay(self.owed).await;
+            self.lease.pay(self.owed).await.map_err(Error::Refused)?;
             self.owed = 0;
         }
         loop {

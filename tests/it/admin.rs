@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tidelock::admin::{self, Admin, AdminHandle};
 use tidelock::config::{ByteSize, Config};
 use tidelock::lifecycle::{Lifecycle, Phase};
-use tidelock::mirror::Mirror;
+use tidelock::mirror::{Mirror, Rounds};
 use tidelock::store::Store;
 use tidelock::telemetry::{Journal, Metrics};
 use tokio::runtime::Runtime;
@@ -38,7 +38,8 @@ fn open() -> Door {
     let admin = runtime.block_on(async {
         let store = Store::open(&config.cache, &house, &metrics).unwrap();
         let mirror = Mirror::new(&config, &store, &house, &metrics).unwrap();
-        Admin::new(&config, mirror, metrics.clone(), Journal::default(), house.clone())
+        let rounds = Rounds::new(&config, &mirror, &house, &metrics);
+        Admin::new(&config, mirror, rounds, metrics.clone(), Journal::default(), house.clone())
     });
     let handle = admin::spawn(listener, admin).unwrap();
     Door { addr, house, metrics, handle, runtime, _folder: folder }

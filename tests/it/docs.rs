@@ -163,7 +163,11 @@ fn the_operators_page_names_every_key() {
 #[tokio::test]
 async fn the_operators_page_names_every_metric_and_its_labels() {
     let fake = FakeRegistry::start().await;
-    let house = House::over(&fake).await;
+    let house = House::with(&fake, |config| {
+        let text = "[[warm]]\nname = \"a\"\nimages = [\"app\"]\n";
+        config.warm = Config::from_toml("a.toml", text).unwrap().warm;
+    });
+    let house = house.await;
     let exposed = house.admin().get("/metrics").await.text();
     let names = exposed.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let names: BTreeSet<String> = names.map(str::to_owned).collect();

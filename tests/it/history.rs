@@ -138,7 +138,7 @@ async fn as_it_stood_at_a_date() {
     assert!(history(&house).await.contains(&(images[1].digest().to_owned(), false, true)));
     // What the upstream has is still noted when it is asked for by hand, and a hold by hand wins.
     refresh(&house).await;
-    assert_eq!(house.command(&["rollback", "app:v1", &images[0].digest()]).await.status.code(), Some(0));
+    assert_eq!(house.command(&["rollback", "app:v1", images[0].digest()]).await.status.code(), Some(0));
     serves(&house, &images[0]).await;
     assert_eq!(house.command(&["release", "app:v1"]).await.status.code(), Some(0));
     serves(&house, &images[1]).await;

@@ -40,6 +40,7 @@ mod redirects;
 mod refresh;
 mod reload;
 mod rot;
+mod rounds;
 mod routing;
 mod serve;
 mod server;

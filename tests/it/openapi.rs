@@ -132,6 +132,7 @@ async fn answers_are_as_they_are_described() {
         ("post", "/api/v1/remove?image=app:v1", 200),
         ("post", "/api/v1/matching?image=app:v*", 200),
         ("post", "/api/v1/matching?image=app", 400),
+        ("get", "/api/v1/warm", 200),
         ("get", "/api/v1/missing", 200),
         ("post", "/api/v1/missing", 200),
         ("post", "/api/v1/lacking", 200),

@@ -12,12 +12,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Answer, Refusal, json, named, parameter, parameters, route};
 use crate::admin::Admin;
-use crate::admin::types::{Matching, Warmed, Warming};
+use crate::admin::types::{Matching, Rounds, Warmed, Warming};
 use crate::config::Glob;
 use crate::lifecycle::Phase;
 use crate::mirror::{self, Wanted};
 use crate::oci::{ImageReference, Malformed, Platform, Reference};
 use crate::routing::Target;
+use crate::scheduler::Errand;
 use crate::server::Body;
 
 /// How often it is told how far it is: clients take that for a sign of life.
@@ -30,6 +31,11 @@ struct Watched {
     admin: Arc<Admin>,
     work: AbortOnDropHandle<Warming>,
     progress: watch::Receiver<mirror::Warming>,
+}
+
+/// What the rounds of `[[warm]]` came to.
+pub(in crate::admin) fn rounds(admin: &Admin) -> Response<Body> {
+    json(&Rounds::new(admin.rounds.report()))
 }
 
 /// Fetches what is missing of the image that the query names, and of what refers to it: a line of JSON now and then says how
@@ -45,7 +51,8 @@ pub(in crate::admin) async fn warm(admin: &Arc<Admin>, query: Option<&str>) -> A
         code: "platform_invalid",
         message: fault.to_string(),
     })?;
-    let wanted = Wanted { platforms, has_referrers: is_set("referrers"), is_latest: is_set("latest") };
+    let wanted =
+        Wanted { platforms, has_referrers: is_set("referrers"), is_latest: is_set("latest"), terms: None };
     let (sender, progress) = watch::channel(mirror::Warming::default());
     let work = fetch(Arc::clone(admin), image, target, wanted, is_set("pin"), sender);
     // Where clients are served: connections to upstreams live on the runtime that they were made on.
@@ -75,7 +82,9 @@ pub(in crate::admin) async fn matching(admin: &Admin, query: Option<&str>) -> An
         name.parse().map_err(|fault: Malformed| refuse("image_invalid", fault.to_string()))?;
     let target = route(admin, &image)?;
     let mirror = admin.mirror.clone();
-    let asking = admin.work.spawn(async move { mirror.matching(&target, &pattern, most).await });
+    let asking = admin
+        .work
+        .spawn(async move { mirror.matching(&target, &pattern, most, &Errand::background()).await });
     let upstream = |message: String| Refusal { status: StatusCode::BAD_GATEWAY, code: "upstream", message };
     let tags = asking
         .await

@@ -1,0 +1,164 @@
+//! What is fetched ahead again and again, without anybody asking for it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tidelock::config::{Bandwidth, Config, Warm};
+use tidelock::lifecycle::time_of_day;
+
+use crate::support::house::House;
+use crate::support::images::Image;
+use crate::support::registry::FakeRegistry;
+use crate::support::time::{Frozen, rest};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn nightly(images: &[&str]) -> Warm {
+    Warm {
+        name: "nightly".to_owned(),
+        images: images.iter().map(|image| image.parse().unwrap()).collect(),
+        newest: None,
+        platforms: Vec::new(),
+        referrers: true,
+        pin: false,
+        every: DAY,
+        hours: None,
+        bandwidth: Bandwidth::default(),
+    }
+}
+
+async fn report(house: &House) -> Value {
+    house.admin().get("/api/v1/warm").await.json()["warm"][0].clone()
+}
+
+/// Waits until a round has ended that began after `before`. The clock stands still.
+async fn ended(house: &House, fake: &FakeRegistry, before: u64) -> Value {
+    loop {
+        rest(|| fake.total()).await;
+        let last = report(house).await["last"].clone();
+        if last["begun"].as_u64().is_some_and(|begun| begun > before) {
+            return last;
+        }
+    }
+}
+
+async fn is_pinned(house: &House, image: &str) -> bool {
+    house.admin().get(&format!("/api/v1/image?image={image}")).await.json()["pinned"].as_bool().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wished_for_is_here_before_anybody_asks() {
+    let clock = Frozen::new();
+    let fake = FakeRegistry::start().await;
+    let images: Vec<Image> = (0..4).map(|seed| Image::layers(seed, &[500, 600])).collect();
+    for (tag, image) in ["v1.9", "v1.10", "old"].iter().zip(&images) {
+        fake.push("library/app", tag, image);
+    }
+    let wish = |config: &mut Config| {
+        config.warm = vec![Warm { newest: Some(2), pin: true, ..nightly(&["app:v*", "app:old"]) }];
+        config.upstreams[0].freshness.tag_ttl = HOUR;
+    };
+    let house = House::with(&fake, wish).await;
+    let first = ended(&house, &fake, 0).await;
+    assert_eq!((&first["images"], &first["failed"]), (&3.into(), &Value::Array(vec![])), "{first}");
+    assert_eq!(first["changed"].as_array().unwrap().len(), 3);
+    assert!(is_pinned(&house, "app:v1.9").await && is_pinned(&house, "app:v1.10").await);
+    assert_eq!(house.metric("tidelock_warm_rounds_total{outcome=\"complete\",warm=\"nightly\"}").await, 1.0);
+
+    // A restart does not begin anew, and all of it is served without asking.
+    fake.clear();
+    let house = house.restart(wish).await;
+    rest(|| fake.total()).await;
+    for (tag, image) in ["v1.9", "v1.10", "old"].iter().zip(&images) {
+        assert!(house.client().pull("library/app", tag).await.unwrap().is(image));
+    }
+    assert_eq!(fake.total(), 0, "{:?}", fake.requests());
+
+    // The next round finds one that is new, one that has moved and one that is no more among the newest.
+    fake.push("library/app", "v1.11", &images[3]);
+    fake.push("library/app", "old", &images[3]);
+    clock.advance(DAY + MINUTE).await;
+    let begun = first["begun"].as_u64().unwrap();
+    let second = ended(&house, &fake, begun).await;
+    let changed: Vec<&str> =
+        second["changed"].as_array().unwrap().iter().map(|row| row["image"].as_str().unwrap()).collect();
+    assert_eq!(changed, ["docker.io/library/app:v1.11", "docker.io/library/app:old"]);
+    let blobs = fake.log().matching(|record| record.method == "GET" && record.path.contains("/blobs/"));
+    assert_eq!(blobs.len(), images[3].blobs.len(), "only what is not here, and once");
+    assert!(is_pinned(&house, "app:v1.11").await && !is_pinned(&house, "app:v1.9").await);
+
+    let told = house.command(&["warm"]).await;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(
+        told.starts_with("nightly: 3 images are here") && told.contains("app:v1.11 is sha256:"),
+        "{told}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_had_is_told_and_tried_again() {
+    let clock = Frozen::new();
+    let fake = FakeRegistry::start().await;
+    let images: Vec<Image> = (0..2).map(|seed| Image::layers(seed, &[500])).collect();
+    fake.push("library/app", "v1", &images[0]);
+    let house = House::with(&fake, |config| config.warm = vec![nightly(&["app:gone", "app:v1"])]).await;
+    let first = ended(&house, &fake, 0).await;
+    assert_eq!(first["images"], 1, "the others are fetched all the same: {first}");
+    assert!(first["failed"][0]["image"].as_str().unwrap().ends_with("app:gone"), "{first}");
+    fake.push("library/app", "gone", &images[1]);
+    clock.advance(16 * MINUTE).await;
+    let second = ended(&house, &fake, first["begun"].as_u64().unwrap()).await;
+    assert_eq!((&second["images"], &second["failed"]), (&2.into(), &Value::Array(vec![])), "{second}");
+}
+
+/// Two hours from now for one hour, and slow: a blob takes more than one night.
+#[tokio::test(start_paused = true)]
+async fn only_at_its_hours_and_on_where_it_was() {
+    let clock = Frozen::new();
+    let fake = FakeRegistry::start().await;
+    let image = Image::layers(1, &[5_000_000]);
+    fake.push("library/app", "v1", &image);
+    let layer = image.layer_blobs()[0].clone();
+    let minute = |time: Duration| (time.as_secs() / 60) % (24 * 60);
+    let text = |minute: u64| format!("{:02}:{:02}", minute / 60, minute % 60);
+    let (from, until) = (minute(time_of_day() + 2 * HOUR), minute(time_of_day() + 3 * HOUR));
+    let hours = format!("{}-{}", text(from), text(until));
+    let slow = Bandwidth(vec!["1KB".parse().unwrap()]);
+    let warm = Warm { hours: Some(hours.parse().unwrap()), bandwidth: slow, ..nightly(&["app:v1"]) };
+    let house = House::with(&fake, |config| config.warm = vec![warm]).await;
+
+    let go_on = async |by: Duration| {
+        let end = clock.elapsed() + by;
+        while clock.elapsed() < end {
+            clock.advance(MINUTE).await;
+            rest(|| fake.requests().iter().map(|request| request.sent).sum::<u64>()).await;
+        }
+    };
+    let gets =
+        || fake.log().matching(|record| record.method == "GET" && record.path.ends_with(&layer.digest));
+    go_on(HOUR + 50 * MINUTE).await;
+    assert_eq!(fake.total(), 0, "its hours have not come");
+    go_on(40 * MINUTE).await;
+    assert_eq!(gets().len(), 1);
+    go_on(50 * MINUTE).await;
+    let kept = house.partials();
+    assert!(kept.len() == 1 && kept[0].1 > 1_000_000, "{kept:?}");
+    assert!(house.blobs().iter().all(|(name, _)| !layer.digest.ends_with(name)), "it is not whole yet");
+    let waits = report(&house).await["waits"].clone();
+    assert!(waits.as_str().unwrap().contains(&hours), "{waits}");
+    fake.clear();
+    go_on(4 * HOUR).await;
+    assert_eq!(fake.total(), 0, "nobody is asked by day");
+
+    // The next night it goes on.
+    go_on(19 * HOUR + 30 * MINUTE).await;
+    let last = ended(&house, &fake, 0).await;
+    assert_eq!((&last["images"], &last["failed"]), (&1.into(), &Value::Array(vec![])), "{last}");
+    let ranges: Vec<String> = gets().iter().map(|get| get.header("range").to_owned()).collect();
+    assert!(ranges.len() == 1 && ranges[0].starts_with("bytes="), "{ranges:?}");
+    fake.clear();
+    assert!(house.client().pull("library/app", "v1").await.unwrap().is(&image));
+    assert_eq!(gets().len(), 0, "all of it is here");
+}
