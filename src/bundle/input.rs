@@ -3,7 +3,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
-use super::Error;
+use super::{Error, LAYOUT, docker_save};
 
 /// The files of a bundle, by their names.
 pub(super) struct Input {
@@ -106,7 +106,7 @@ impl Input {
 fn look_through(path: &Path, joined: Joined) -> Result<(Joined, HashMap<String, Place>), Error> {
     let length = joined.length;
     let mut tar = tar::Archive::new(joined);
-    let mut places = HashMap::new();
+    let (mut places, mut links) = (HashMap::new(), Vec::new());
     let broken = |reason: String| Error::broken(path, reason);
     let no_tar = |error: io::Error| {
         broken(format!("cannot be read as a tar: {error}; unpack it first if it is compressed"))
@@ -123,8 +123,13 @@ fn look_through(path: &Path, joined: Joined) -> Result<(Joined, HashMap<String, 
         if kind.is_dir() {
             continue;
         }
+        if kind.is_symlink() || kind.is_hard_link() {
+            let target = entry.link_name_bytes().unwrap_or_default();
+            links.push((name, String::from_utf8_lossy(&target).into_owned(), kind.is_hard_link()));
+            continue;
+        }
         if !kind.is_file() {
-            return Err(broken(format!("{name} is a link or a device; a bundle holds plain files only")));
+            return Err(broken(format!("{name} is a device; a bundle holds plain files only")));
         }
         let place = Place { offset: entry.raw_file_position(), size: entry.size() };
         if place.offset.checked_add(place.size).is_none_or(|end| end > length) {
@@ -139,10 +144,45 @@ fn look_through(path: &Path, joined: Joined) -> Result<(Joined, HashMap<String, 
             return Err(broken(format!("holds more than {MOST_FILES} files")));
         }
     }
+    if let Some((name, ..)) = links.first().filter(|_| !is_docker_save(&places)) {
+        return Err(broken(format!("{name} is a link; a bundle holds plain files only")));
+    }
+    for (name, target, is_hard) in links {
+        let inside = if is_hard { plain(&target) } else { beside(&name, &target) };
+        let inside = inside.ok_or_else(|| broken(format!("{name} is a link that leads out of it")))?;
+        // What leads nowhere, or to another link, is missed where it is needed.
+        if let Some(place) = places.get(&inside).copied()
+            && places.insert(name.clone(), place).is_some()
+        {
+            return Err(broken(format!("holds {name} twice")));
+        }
+    }
     if places.is_empty() {
         return Err(broken("holds nothing; it is cut off, or no tar".to_owned()));
     }
     Ok((tar.into_inner(), places))
+}
+
+/// Such an archive has links for layers that are in there already.
+fn is_docker_save(places: &HashMap<String, Place>) -> bool {
+    places.contains_key(docker_save::MANIFEST) && !places.contains_key(LAYOUT)
+}
+
+/// What a link called `name` leads to within the tar; `None` where that is outside.
+fn beside(name: &str, target: &str) -> Option<String> {
+    let mut parts: Vec<&str> = name.split('/').collect();
+    parts.pop();
+    for component in Path::new(target).components() {
+        match component {
+            Component::Normal(part) => parts.push(part.to_str()?),
+            Component::CurDir => {}
+            Component::ParentDir => {
+                parts.pop()?;
+            }
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(parts.join("/"))
 }
 
 /// The name without a leading `./`; `None` where it leads elsewhere.
@@ -228,6 +268,20 @@ mod tests {
         }
         assert_eq!(plain("./blobs/sha256/ab").as_deref(), Some("blobs/sha256/ab"));
         assert_eq!(plain("index.json").as_deref(), Some("index.json"));
+    }
+
+    #[test]
+    fn where_links_lead() {
+        for (name, target, to) in [
+            ("ab/layer.tar", "../cd/layer.tar", Some("cd/layer.tar")),
+            ("ab/layer.tar", "../cd.tar", Some("cd.tar")),
+            ("layer.tar", "./cd.tar", Some("cd.tar")),
+            ("ab/layer.tar", "../../cd.tar", None),
+            ("layer.tar", "../etc/passwd", None),
+            ("ab/layer.tar", "/etc/passwd", None),
+        ] {
+            assert_eq!(beside(name, target).as_deref(), to, "{name} {target}");
+        }
     }
 
     proptest! {

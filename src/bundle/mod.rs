@@ -14,8 +14,11 @@
 //! The names of blobs are their hashes, so all that comes before them is known before the first one is read: a bundle is
 //! written and checked in one go, however large it is (I7).
 //!
+//! Read are other layouts too, and what `docker save` wrote before it wrote them (`docker_save.rs`).
+//!
 //! Leaves out where the images come from and go to.
 
+mod docker_save;
 mod error;
 mod input;
 mod output;

@@ -1,22 +1,25 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs;
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::path::Path;
 
 use serde::Deserialize;
 
+use super::docker_save::{self, Archive, Content};
 use super::input::Input;
 use super::{
     CHECKSUMS, Carried, Error, IMAGE_NAME, INDEX, INVENTORY, LAYOUT, REF_NAME, SIGNATURE, Verifier, blob,
 };
 use crate::oci::{Algorithm, Digest, ImageReference, Manifest};
 
-/// A bundle, or any other OCI layout, that is read.
+/// A bundle, any other OCI layout, or an archive of `docker save`, that is read.
 pub struct Bundle {
     input: Input,
     images: Vec<Carried>,
     unnamed: Vec<Digest>,
     inventory: Option<HashSet<Digest>>,
+    /// Where content is that is not in a file of its name.
+    contents: HashMap<Digest, Content>,
 }
 
 /// As it stands in `index.json`.
@@ -41,7 +44,7 @@ struct Entry {
 /// More than any list is long.
 const LARGEST_LIST: u64 = 256 << 20;
 /// And any manifest.
-const LARGEST_MANIFEST: u64 = 32 << 20;
+pub(super) const LARGEST_MANIFEST: u64 = 32 << 20;
 
 impl Bundle {
     /// Reads what there is, but for the content of blobs. With a `verifier` it must be signed with that key. An image
@@ -67,8 +70,14 @@ impl Bundle {
             verifier.verify(checksums, &String::from_utf8_lossy(&signature))?;
         }
         let broken = |reason: String| Error::broken(path, reason);
-        let missing = |what: &str| broken(format!("has no {what}: it is no OCI layout, or cut off"));
-        input.whole(LAYOUT, 1 << 16)?.ok_or_else(|| missing(LAYOUT))?;
+        let missing = |what: &str| {
+            broken(format!("has no {what}: it is no OCI layout and no archive of `docker save`, or cut off"))
+        };
+        if input.whole(LAYOUT, 1 << 16)?.is_none() {
+            let list = input.whole(docker_save::MANIFEST, LARGEST_LIST)?.ok_or_else(|| missing(LAYOUT))?;
+            let Archive { images, unnamed, contents } = docker_save::read(&input, &list, name)?;
+            return Ok(Bundle { input, images, unnamed, inventory: None, contents });
+        }
         let index = input.whole(INDEX, LARGEST_LIST)?.ok_or_else(|| missing(INDEX))?;
         let inventory = input.whole(INVENTORY, LARGEST_LIST)?;
         if let Some(checksums) = &checksums {
@@ -88,7 +97,7 @@ impl Bundle {
                 None => unnamed.push(digest),
             }
         }
-        Ok(Bundle { input, images, unnamed, inventory })
+        Ok(Bundle { input, images, unnamed, inventory, contents: HashMap::new() })
     }
 
     /// The images that it names.
@@ -111,15 +120,31 @@ impl Bundle {
     /// # Errors
     /// The disk's; a link in place of a file.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, Error> {
-        self.input.size(&blob(digest))
+        match self.contents.get(digest) {
+            Some(Content::Made(bytes)) => Ok(Some(bytes.len() as u64)),
+            Some(Content::File(name)) => self.input.size(name),
+            None => self.input.size(&blob(digest)),
+        }
     }
 
     /// The content of a blob, not yet known to be right.
     ///
     /// # Errors
     /// The disk's; it is not in there.
-    pub fn read(&self, digest: &Digest) -> Result<impl Read + Send + 'static + use<>, Error> {
-        self.input.read(&blob(digest))
+    pub fn read(&self, digest: &Digest) -> Result<Box<dyn Read + Send>, Error> {
+        Ok(match self.contents.get(digest) {
+            Some(Content::Made(bytes)) => Box::new(Cursor::new(bytes.clone())),
+            Some(Content::File(name)) => Box::new(self.input.read(name)?),
+            None => Box::new(self.input.read(&blob(digest))?),
+        })
+    }
+
+    fn manifest(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        match self.contents.get(digest) {
+            Some(Content::Made(bytes)) => Ok(Some(bytes.clone())),
+            Some(Content::File(_)) => Ok(None),
+            None => self.input.whole(&blob(digest), LARGEST_MANIFEST),
+        }
     }
 
     /// All that must be there for an image, its own manifest first. What an index names for other platforms, and what is
@@ -133,7 +158,7 @@ impl Bundle {
         let (mut needs, mut seen) = (Vec::new(), BTreeSet::from([carried.digest]));
         let mut next = VecDeque::from([carried.digest]);
         while let Some(digest) = next.pop_front() {
-            let Some(bytes) = self.input.whole(&blob(&digest), LARGEST_MANIFEST)? else {
+            let Some(bytes) = self.manifest(&digest)? else {
                 let is_left_out = self.inventory.as_ref().is_some_and(|all| all.contains(&digest));
                 if needs.is_empty() || is_left_out {
                     return Err(broken(format!("the manifest {digest} is missing; the bundle is not whole")));

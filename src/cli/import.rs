@@ -1,4 +1,4 @@
-//! `tidelock import`: carry images in, from a bundle or any OCI layout.
+//! `tidelock import`: carry images in, from a bundle, any OCI layout or an archive of `docker save`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::oci::{Digest, ImageReference};
 /// What `import` takes.
 #[derive(Debug, Args)]
 pub(super) struct ImportArgs {
-    /// The bundle, or another OCI layout: a tar, a folder, or FILE.001 of several parts
+    /// The bundle, another OCI layout or an archive of `docker save`: a tar, a folder, or FILE.001 of several parts
     #[arg(value_hint = ValueHint::AnyPath)]
     file: PathBuf,
     /// Take it only if it is signed with this key: a file that `minisign -G` wrote, or the key itself

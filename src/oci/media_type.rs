@@ -1,7 +1,8 @@
 /// Docker's manifest list.
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker's image manifest, schema 2.
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// A manifest of Docker's own type, image manifest version 2, schema 2.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// The OCI index, which is also what the referrers API answers with.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// The OCI image manifest.

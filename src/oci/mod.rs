@@ -24,7 +24,7 @@ pub use error_code::{ErrorCode, error_body};
 pub use link::{Page, next_link, next_page};
 pub use listing::{Referrers, TagList};
 pub use manifest::{Manifest, fallback_tag};
-pub use media_type::{Accept, MANIFEST_ACCEPT, OCI_INDEX, is_index, is_manifest};
+pub use media_type::{Accept, DOCKER_MANIFEST, MANIFEST_ACCEPT, OCI_INDEX, is_index, is_manifest};
 pub use name::{RegistryHost, Repository, RepositoryName};
 pub use platform::Platform;
 pub use range::{ByteRange, RangeSpec, Ranges, Selection};

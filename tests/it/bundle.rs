@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::faults::{Fault, Match, Times};
 use crate::support::house::{House, upstream};
-use crate::support::images::Image;
+use crate::support::images::{Blob, Image};
 use crate::support::registry::FakeRegistry;
 
 const SIGNATURE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
@@ -369,4 +369,72 @@ async fn what_cannot_be_had_is_not_exported() {
     assert!(fs::read_dir(scene.media.path()).unwrap().next().is_none(), "nor is half of it left");
     let odd = scene.near.command(&["export", "app0:v1", "-o", "x.tar", "--part-size", "7"]).await;
     assert_eq!(odd.status.code(), Some(2));
+}
+
+/// As `docker save` wrote it before it knew OCI layouts, and podman still does. A layer that was there already is a link.
+fn docker_save(path: &Path, config: &[u8], layers: &[Blob], link: &str) {
+    let hex = |blob: &Blob| blob.digest["sha256:".len()..].to_owned();
+    let mut tar = tar::Builder::new(fs::File::create(path).unwrap());
+    let mut add = |name: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, content).unwrap();
+    };
+    layers.iter().for_each(|layer| add(&format!("{}/layer.tar", hex(layer)), &layer.bytes));
+    add("config.json", config);
+    let first = format!("{}/layer.tar", hex(&layers[0]));
+    let names: Vec<String> = layers.iter().map(|layer| format!("{}/layer.tar", hex(layer))).collect();
+    let again = [vec!["again/layer.tar".to_owned()], names[1..].to_vec()].concat();
+    let rows = serde_json::json!([
+        { "Config": "config.json", "RepoTags": ["app:1", "docker.io/org/app:one"], "Layers": names },
+        { "Config": "config.json", "RepoTags": ["app:2"], "Layers": again },
+    ]);
+    add("manifest.json", rows.to_string().as_bytes());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    let target = if link.is_empty() { format!("../{first}") } else { link.to_owned() };
+    tar.append_link(&mut header, "again/layer.tar", target).unwrap();
+    tar.finish().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_docker_save_wrote_is_taken_too() {
+    let scene = scene().await;
+    let layers = [Blob::random(71, 3000), Blob::random(72, 70_000)];
+    let ids: Vec<&str> = layers.iter().map(|layer| layer.digest.as_str()).collect();
+    let config = serde_json::json!({ "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": ids } });
+    let config = config.to_string().into_bytes();
+    let (good, out, cut, flipped) =
+        (scene.path("good.tar"), scene.path("out.tar"), scene.path("less.tar"), scene.path("flipped.tar"));
+    docker_save(&good, &config, &layers, "");
+    docker_save(&out, &config, &layers, "../../etc/passwd");
+    docker_save(&cut, &config, &layers, "../gone/layer.tar");
+    let mut bytes = fs::read(&good).unwrap();
+    // Within the first layer, behind its header.
+    bytes[1000] ^= 1;
+    fs::write(&flipped, bytes).unwrap();
+
+    let site = site().await;
+    for (path, why) in [(&out, "leads out of it"), (&cut, "again/layer.tar is missing")] {
+        assert!(failed(&import(&site, path, &[]).await).contains(why), "{}", path.display());
+        assert!(site.blobs().is_empty());
+    }
+    let said = failed(&import(&site, &flipped, &[]).await);
+    assert!(said.contains(&layers[0].digest), "{said}");
+    for repository in ["library/app", "org/app"] {
+        assert_eq!(site.client().get(&format!("/v2/{repository}/manifests/1")).await.status, 404);
+    }
+    let told = succeeded(&import(&site, &good, &[]).await);
+    assert!(told.contains("docker.io/library/app:1 is sha256:") && told.contains("3 images"), "{told}");
+    for (repository, tag) in [("library/app", "1"), ("library/app", "2"), ("org/app", "one")] {
+        let client = site.client();
+        let pulled = client.pull(repository, tag).await.unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&pulled.manifests[0].bytes).unwrap();
+        assert_eq!(manifest["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+        for layer in &layers {
+            assert_eq!(client.blob(repository, &layer.digest).await.unwrap(), layer.bytes);
+        }
+    }
 }
