@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Image, client, from_a_mirror, offline, run, stdout};
+use crate::support::{Image, Tidelock, client, from_a_mirror, offline, run, stdout, verify_blobs};
 use crate::{containerd, docker, podman, skopeo};
 
 /// Where the half of the test beyond the gap finds what was carried.
@@ -23,6 +23,7 @@ fn what_is_carried_is_pulled_by_every_client_where_there_is_no_route() {
         tidelock.command(dir, &arguments);
         let bundle = dir.join("site.tar");
         as_others_read_it(dir, &bundle, images);
+        as_docker_saved_it(tidelock, dir, &bundle, &images[0]);
         // A namespace has only a loopback interface of its own, which is down, and no route.
         let mut beyond = Command::new("/usr/bin/unshare");
         beyond.arg("--net").arg(std::env::current_exe().unwrap());
@@ -39,7 +40,7 @@ fn beyond_the_gap() {
     run(Command::new("/usr/sbin/ip").args(["link", "set", "lo", "up"]));
     let nobody = TcpStream::connect("192.0.2.1:443").unwrap_err();
     assert_eq!(nobody.kind(), ErrorKind::NetworkUnreachable);
-    let bring = |tidelock: &crate::support::Tidelock, dir: &Path| {
+    let bring = |tidelock: &Tidelock, dir: &Path| {
         let (bundle, key) = (std::env::var(BUNDLE).unwrap(), std::env::var(KEY).unwrap());
         tidelock.command(dir, &["import", &bundle, "--key", &key]);
     };
@@ -79,4 +80,24 @@ fn as_others_read_it(dir: &Path, bundle: &Path, images: &[Image]) {
             stdout(client("/usr/bin/skopeo", dir).args(["inspect", "--format", "{{.Layers}}", &source]));
         assert!(image.native().layers.iter().all(|layer| config.contains(&layer.digest)), "{config}");
     }
+}
+
+/// An archive as `docker save` and `podman save` write it has no manifest, and its layers are not compressed.
+fn as_docker_saved_it(tidelock: &Tidelock, dir: &Path, bundle: &Path, image: &Image) {
+    let source = format!("oci-archive:{}:{}", bundle.display(), image.reference());
+    run(client("/usr/bin/skopeo", dir)
+        .args(["--insecure-policy", "copy", &source])
+        .arg("docker-archive:saved.tar:docker.io/library/saved:1"));
+    let told = tidelock.command(dir, &["import", "saved.tar"]);
+    assert!(told.contains("docker.io/library/saved:1 is sha256:"), "{told}");
+    let taken = format!("docker://{}/library/saved:1", tidelock.mirror.address());
+    run(client("/usr/bin/skopeo", dir).args([
+        "--insecure-policy",
+        "copy",
+        "--src-tls-verify=false",
+        &taken,
+        "dir:taken",
+    ]));
+    let got = verify_blobs(&dir.join("taken"));
+    assert!(image.native().diff_ids().iter().all(|layer| got.contains_key(layer)), "{got:?}");
 }

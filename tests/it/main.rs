@@ -4,6 +4,7 @@
 
 mod access;
 mod admin;
+mod air_gap;
 mod budgets;
 mod bundle;
 mod breaker;

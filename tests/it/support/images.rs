@@ -15,6 +15,7 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// Media type of an OCI layer.
 pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const OCI_ZSTD_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 /// Media type of the empty config of an artifact.
 pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// Media type of a Docker v2 schema 2 manifest.
@@ -65,6 +66,7 @@ struct Family {
 }
 
 const OCI: Family = Family { manifest: OCI_MANIFEST, config: OCI_CONFIG, layer: OCI_LAYER };
+const ZSTD: Family = Family { layer: OCI_ZSTD_LAYER, ..OCI };
 const DOCKER: Family = Family { manifest: DOCKER_MANIFEST, config: DOCKER_CONFIG, layer: DOCKER_LAYER };
 
 /// Platforms given to the children of an index, in order.
@@ -114,6 +116,11 @@ impl Image {
     /// The same with Docker's v2 schema 2 media types.
     pub fn docker(seed: u64, sizes: &[usize]) -> Self {
         Self::build(Algorithm::Sha256, &DOCKER, seed, sizes)
+    }
+
+    /// An OCI image whose layers say that they are compressed by zstd. A mirror takes their word for it.
+    pub fn zstd(seed: u64, sizes: &[usize]) -> Self {
+        Self::build(Algorithm::Sha256, &ZSTD, seed, sizes)
     }
 
     /// An OCI image in which sha512 names the manifest, the config and the layers.
