@@ -73,7 +73,8 @@ impl Bundle {
         let missing = |what: &str| {
             broken(format!("has no {what}: it is no OCI layout and no archive of `docker save`, or cut off"))
         };
-        if input.whole(LAYOUT, 1 << 16)?.is_none() {
+        let layout = input.whole(LAYOUT, 1 << 16)?;
+        if layout.is_none() {
             let list = input.whole(docker_save::MANIFEST, LARGEST_LIST)?.ok_or_else(|| missing(LAYOUT))?;
             let Archive { images, unnamed, contents } = docker_save::read(&input, &list, name)?;
             return Ok(Bundle { input, images, unnamed, inventory: None, contents });
@@ -81,7 +82,8 @@ impl Bundle {
         let index = input.whole(INDEX, LARGEST_LIST)?.ok_or_else(|| missing(INDEX))?;
         let inventory = input.whole(INVENTORY, LARGEST_LIST)?;
         if let Some(checksums) = &checksums {
-            check_lists(&input, checksums, &[(INDEX, Some(&index)), (INVENTORY, inventory.as_ref())])?;
+            let known = [(LAYOUT, layout.as_ref()), (INDEX, Some(&index)), (INVENTORY, inventory.as_ref())];
+            check_lists(&input, checksums, &known)?;
         }
         let inventory = inventory.map(|text| digests(path, &text)).transpose()?;
         let index: Index = serde_json::from_slice(&index)
@@ -189,7 +191,8 @@ impl Entry {
     }
 }
 
-/// Every file of the list is there, and these are what it says.
+/// Every file of the list is there, and these are what it says. What blobs are their names say, which are proven as they
+/// come in: the list must say the same.
 fn check_lists(input: &Input, checksums: &[u8], known: &[(&str, Option<&Vec<u8>>)]) -> Result<(), Error> {
     let broken = |reason: String| Error::broken(input.path(), reason);
     for line in String::from_utf8_lossy(checksums).lines() {
@@ -203,6 +206,9 @@ fn check_lists(input: &Input, checksums: &[u8], known: &[(&str, Option<&Vec<u8>>
         match bytes {
             Some(bytes) if algorithm == "SHA256" && Digest::of(Algorithm::Sha256, bytes).hex() == hex => {}
             Some(_) => return Err(broken(format!("{name} is damaged; copy the bundle again"))),
+            None if !names_itself(algorithm, name, hex) => {
+                return Err(broken(format!("{CHECKSUMS} is damaged at {name:.200}; copy the bundle again")));
+            }
             None if input.size(name)?.is_none() => {
                 return Err(broken(format!("{name} is missing; the bundle is not whole, copy it again")));
             }
@@ -210,6 +216,12 @@ fn check_lists(input: &Input, checksums: &[u8], known: &[(&str, Option<&Vec<u8>>
         }
     }
     Ok(())
+}
+
+/// Whether a blob's line says of it what its name says.
+fn names_itself(algorithm: &str, name: &str, hex: &str) -> bool {
+    let digest = format!("{}:{hex}", algorithm.to_ascii_lowercase()).parse::<Digest>();
+    digest.is_ok_and(|digest| blob(&digest) == name)
 }
 
 /// What a site has: an inventory that `tidelock inventory` wrote, or the bundle that was carried there last.

@@ -438,3 +438,31 @@ async fn what_docker_save_wrote_is_taken_too() {
         }
     }
 }
+
+/// One bit at a time, all over it. What is no content, the zeroes that fill a tar's blocks, may be anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bit_that_flipped_anywhere_is_found() {
+    let fake = FakeRegistry::start().await;
+    let image = Image::index(vec![Image::layers(91, &[900, 0]), Image::layers_sha512(92, &[700])]);
+    fake.push("library/app", "v1", &image);
+    let near = House::over(&fake).await;
+    let media = tempfile::tempdir().unwrap();
+    let whole = media.path().join("whole.tar");
+    succeeded(&near.command(&["export", "app:v1", "-o", whole.to_str().unwrap()]).await);
+    let bytes = fs::read(&whole).unwrap();
+    let is_padding = |at: usize| bytes[at] == 0;
+    let mut found = 0;
+    for at in (0..bytes.len()).step_by(157).filter(|at| !is_padding(*at)) {
+        let flipped = media.path().join("flipped.tar");
+        let mut wrong = bytes.clone();
+        wrong[at] ^= 1 << (at % 8);
+        fs::write(&flipped, wrong).unwrap();
+        let site = site().await;
+        let said = failed(&import(&site, &flipped, &[]).await);
+        assert!(!said.is_empty());
+        let answer = site.client().get("/v2/library/app/manifests/v1").await;
+        assert_eq!(answer.status, 404, "byte {at}: {said}");
+        found += 1;
+    }
+    assert!(found > 20, "{found}");
+}
