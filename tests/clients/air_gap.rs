@@ -23,7 +23,7 @@ fn what_is_carried_is_pulled_by_every_client_where_there_is_no_route() {
         tidelock.command(dir, &arguments);
         let bundle = dir.join("site.tar");
         as_others_read_it(dir, &bundle, images);
-        as_docker_saved_it(tidelock, dir, &bundle, &images[0]);
+        as_docker_saved_it(tidelock, dir, &images[0]);
         // A namespace has only a loopback interface of its own, which is down, and no route.
         let mut beyond = Command::new("/usr/bin/unshare");
         beyond.arg("--net").arg(std::env::current_exe().unwrap());
@@ -83,10 +83,10 @@ fn as_others_read_it(dir: &Path, bundle: &Path, images: &[Image]) {
 }
 
 /// An archive as `docker save` and `podman save` write it has no manifest, and its layers are not compressed.
-fn as_docker_saved_it(tidelock: &Tidelock, dir: &Path, bundle: &Path, image: &Image) {
-    let source = format!("oci-archive:{}:{}", bundle.display(), image.reference());
+fn as_docker_saved_it(tidelock: &Tidelock, dir: &Path, image: &Image) {
+    let source = format!("docker://{}/{}:1", tidelock.mirror.address(), image.repository);
     run(client("/usr/bin/skopeo", dir)
-        .args(["--insecure-policy", "copy", &source])
+        .args(["--insecure-policy", "copy", "--src-tls-verify=false", &source])
         .arg("docker-archive:saved.tar:docker.io/library/saved:1"));
     let told = tidelock.command(dir, &["import", "saved.tar"]);
     assert!(told.contains("docker.io/library/saved:1 is sha256:"), "{told}");
