@@ -103,7 +103,9 @@ fn converse(
     stream: &TcpStream,
 ) -> io::Result<bool> {
     let Some(head) = Head::read(requests)? else { return Ok(false) };
-    let path = head.first.split_whitespace().nth(1).unwrap_or_default().to_owned();
+    let target = head.first.split_whitespace().nth(1).unwrap_or_default();
+    // A mirror names the registry that it means in the query.
+    let path = target.split('?').next().unwrap_or_default().to_owned();
     let is_get = head.first.starts_with("GET ");
     let (base, last) = path.rsplit_once('/').unwrap_or_default();
     let answer = |status: &str, body: &[u8]| {
