@@ -120,7 +120,10 @@ impl Mirror {
         let mut walk =
             Walk { inner, target, wanted, progress, seen: HashSet::new(), parts: Vec::new(), fetched: 0 };
         let before = match reference {
-            Reference::Tag(tag) => inner.store.name(&target.repository, &Name::Tag(tag.clone())),
+            Reference::Tag(tag) => match inner.held(target, tag)? {
+                Some(held) => Some(held),
+                None => inner.store.name(&target.repository, &Name::Tag(tag.clone())),
+            },
             Reference::Digest(_) => None,
         };
         let digest = walk.meaning(reference).await?;
