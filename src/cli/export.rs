@@ -55,6 +55,9 @@ const PASSWORD_VARIABLE: &str = "TIDELOCK_KEY_PASSWORD";
 
 /// Writes a bundle of the images. Where one of them cannot be had, nothing is written.
 pub(super) fn export(arguments: &ExportArgs, config: &Config) -> Report {
+    if arguments.images.is_empty() {
+        return Report::misused("name the images to carry out, or a file that names them by --from");
+    }
     let door = match arguments.admin.door(config) {
         Ok(door) => door,
         Err(report) => return report,

@@ -369,6 +369,8 @@ async fn what_cannot_be_had_is_not_exported() {
     assert!(fs::read_dir(scene.media.path()).unwrap().next().is_none(), "nor is half of it left");
     let odd = scene.near.command(&["export", "app0:v1", "-o", "x.tar", "--part-size", "7"]).await;
     assert_eq!(odd.status.code(), Some(2));
+    let none = scene.near.command(&["export", "-o", "x.tar"]).await;
+    assert_eq!(none.status.code(), Some(2), "an empty bundle is nobody's wish: {none:?}");
 }
 
 /// As `docker save` wrote it before it knew OCI layouts, and podman still does. A layer that was there already is a link.
