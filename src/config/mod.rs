@@ -34,7 +34,7 @@ pub use load::Objections;
 pub use overrides::{Overrides, Setting};
 pub use probe::Probe;
 pub use units::{ByteSize, Share, SizeLimit, parse_duration, print_duration};
-pub use warm::{Warm, Wish};
+pub use warm::{MOST_TAGS, Warm, Wish};
 
 use crate::oci::RegistryHost;
 use crate::secret::Secret;

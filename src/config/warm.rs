@@ -46,7 +46,7 @@ const EVERY: Duration = Duration::from_secs(24 * 3600);
 const SHORTEST: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Tags that a pattern may stand for.
-pub(super) const MOST_TAGS: usize = 1_000;
+pub const MOST_TAGS: usize = 1_000;
 
 const IMAGE: &str =
     "an image such as docker.io/library/postgres:16, or with a pattern for its tag, postgres:16*";

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Mirror, Wanted, Warmed, Warming};
 use crate::access;
-use crate::config::{Config, Warm, Wish};
+use crate::config::{Config, MOST_TAGS, Warm, Wish};
 use crate::lifecycle::{Lifecycle, now, time_of_day};
 use crate::oci::{ImageReference, Reference};
 use crate::routing::{Router, Target};
@@ -30,8 +30,7 @@ struct Inner {
     life: Lifecycle,
     metrics: RoundsMetrics,
     plans: Mutex<Vec<Plan>>,
-    /// The last round of each, by its name.
-    noted: Mutex<BTreeMap<String, Round>>,
+    noted: Mutex<Noted>,
     /// One note at a time, so that a later one is not overtaken by an earlier one.
     noting: tokio::sync::Mutex<()>,
 }
@@ -42,6 +41,19 @@ struct Plan {
     under_way: watch::Receiver<Option<UnderWay>>,
     _work: AbortOnDropHandle<()>,
 }
+
+/// What is in the note, by the names of `[[warm]]`.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+struct Noted {
+    /// The last round of each.
+    rounds: BTreeMap<String, Round>,
+    /// What is pinned for the sake of each: images and what of them. Written down before it is pinned, since what a kill
+    /// left out of it would pass for pinned by hand, and stay so for ever.
+    pinned: BTreeMap<String, BTreeSet<Root>>,
+}
+
+/// A repository in full, and what of it.
+type Root = (String, String);
 
 /// What the operator wishes for and allows.
 struct Rules {
@@ -64,8 +76,9 @@ pub struct Round {
     pub changed: Vec<(String, Option<String>, String)>,
     /// What could not be had, and why.
     pub failed: Vec<(String, String)>,
-    /// What is pinned for its sake.
-    pinned: BTreeSet<(String, String)>,
+    /// What is to be pinned.
+    #[serde(skip)]
+    wished: BTreeSet<Root>,
 }
 
 /// A round that is under way.
@@ -104,8 +117,6 @@ const AGAIN: Duration = Duration::from_secs(15 * 60);
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Lines of a report: the note is not to grow with a registry's troubles.
 const MOST_TOLD: usize = 500;
-/// Tags that a pattern may stand for.
-const MOST_TAGS: usize = 1_000;
 
 impl Rounds {
     /// Goes its rounds as `config` says, from now on.
@@ -206,7 +217,7 @@ impl Inner {
             }
         }
         if round.failed.is_empty() {
-            self.let_go(&warm.name, rules, &round).await;
+            self.let_go(&warm.name, rules, &round.wished).await;
         }
         round.ended = seconds(now());
         round
@@ -278,33 +289,33 @@ impl Inner {
         if !warm.pin {
             return;
         }
-        let before = self.last(&warm.name).unwrap_or_default().pinned;
         for root in &warmed.roots {
             let name = (image_name(image), root.reference.to_string());
             // What was pinned by hand stays so.
-            let is_own = before.contains(&name) || !self.mirror.is_pinned(target, &root.reference);
+            if !self.mirror.is_pinned(target, &root.reference) {
+                self.noted().pinned.entry(warm.name.clone()).or_default().insert(name.clone());
+                self.save().await;
+            }
+            round.wished.insert(name);
             if let Err(error) = self.mirror.pin(target, &root.reference).await {
                 let error = format!("all of it is here, and it cannot be pinned: {error}");
                 return round.fail(&warm.name, image, error);
-            }
-            if is_own {
-                round.pinned.insert(name);
             }
         }
     }
 
     /// What was pinned for the sake of an earlier round, and is not wished for any more.
-    async fn let_go(&self, name: &str, rules: &Rules, round: &Round) {
-        let before = self.last(name).unwrap_or_default().pinned;
-        for (image, reference) in before.difference(&round.pinned) {
-            let (Ok(image), Ok(reference)) = (image.parse(), reference.parse::<Reference>()) else {
-                continue;
-            };
-            let Ok(target) = rules.route(&image) else { continue };
-            if let Err(error) = self.mirror.unpin(&target, &reference).await {
-                tracing::debug!(%image, %reference, %error, "what is not wished for any more stays pinned");
+    async fn let_go(&self, name: &str, rules: &Rules, wished: &BTreeSet<Root>) {
+        let pinned = self.noted().pinned.get(name).cloned().unwrap_or_default();
+        for root in pinned.difference(wished) {
+            if let (Ok(image), Ok(reference)) = (root.0.parse(), root.1.parse::<Reference>())
+                && let Ok(target) = rules.route(&image)
+                && let Err(error) = self.mirror.unpin(&target, &reference).await
+            {
+                tracing::debug!(%image, %reference, %error, "what is not wished for any more was not pinned");
             }
         }
+        self.noted().pinned.insert(name.to_owned(), pinned.intersection(wished).cloned().collect());
     }
 
     async fn note(&self, name: &str, round: Round) {
@@ -318,23 +329,24 @@ impl Inner {
             fetched = round.fetched,
             "a round of [[warm]] has ended"
         );
-        let _one_at_a_time = self.noting.lock().await;
-        let note = {
-            let mut noted = self.noted();
-            noted.insert(name.to_owned(), round);
-            serde_json::to_vec(&*noted).unwrap_or_default()
-        };
+        self.noted().rounds.insert(name.to_owned(), round);
         self.metrics.know(name, self.last(name).as_ref());
+        self.save().await;
+    }
+
+    async fn save(&self) {
+        let _one_at_a_time = self.noting.lock().await;
+        let note = serde_json::to_vec(&*self.noted()).unwrap_or_default();
         if let Err(error) = self.mirror.store().set_note(NOTE, note).await {
-            tracing::debug!(%error, "what a round of [[warm]] came to could not be written down");
+            tracing::debug!(%error, "what the rounds of [[warm]] came to could not be written down");
         }
     }
 
     fn last(&self, name: &str) -> Option<Round> {
-        self.noted().get(name).cloned()
+        self.noted().rounds.get(name).cloned()
     }
 
-    fn noted(&self) -> MutexGuard<'_, BTreeMap<String, Round>> {
+    fn noted(&self) -> MutexGuard<'_, Noted> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -99,6 +99,33 @@ async fn what_is_wished_for_is_here_before_anybody_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_pinned_is_let_go_also_after_a_round_that_failed() {
+    let clock = Frozen::new();
+    let fake = FakeRegistry::start().await;
+    let images: Vec<Image> = (0..3).map(|seed| Image::layers(seed, &[500])).collect();
+    ["v1", "v2", "own"].iter().zip(&images).for_each(|(tag, image)| fake.push("library/app", tag, image));
+    let house = House::with(&fake, |config| {
+        config.warm = vec![Warm { newest: Some(1), pin: true, ..nightly(&["app:v*", "app:own"]) }];
+    });
+    let house = house.await;
+    let first = ended(&house, &fake, 0).await;
+    assert!(is_pinned(&house, "app:v2").await && is_pinned(&house, "app:own").await);
+
+    fake.push("library/app", "v3", &images[0]);
+    fake.remove_tag("library/app", "own");
+    clock.advance(DAY + MINUTE).await;
+    let second = ended(&house, &fake, first["begun"].as_u64().unwrap()).await;
+    assert_eq!(second["failed"].as_array().unwrap().len(), 1, "{second}");
+    assert!(is_pinned(&house, "app:v2").await, "nothing is let go for a round that is not complete");
+
+    fake.push("library/app", "own", &images[2]);
+    clock.advance(16 * MINUTE).await;
+    ended(&house, &fake, second["begun"].as_u64().unwrap()).await;
+    assert!(is_pinned(&house, "app:v3").await && is_pinned(&house, "app:own").await);
+    assert!(!is_pinned(&house, "app:v2").await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_had_is_told_and_tried_again() {
     let clock = Frozen::new();
     let fake = FakeRegistry::start().await;

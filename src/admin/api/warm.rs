@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Answer, Refusal, json, named, parameter, parameters, route};
 use crate::admin::Admin;
 use crate::admin::types::{Matching, Rounds, Warmed, Warming};
-use crate::config::Glob;
+use crate::config::{Glob, MOST_TAGS};
 use crate::lifecycle::Phase;
 use crate::mirror::{self, Wanted};
 use crate::oci::{ImageReference, Malformed, Platform, Reference};
@@ -23,8 +23,6 @@ use crate::server::Body;
 
 /// How often it is told how far it is: clients take that for a sign of life.
 const EVERY: Duration = Duration::from_millis(500);
-/// Tags that a pattern may stand for.
-const MOST_MATCHING: usize = 1_000;
 
 /// An image being fetched, for one who watches. It ends with whoever watches: nobody else asked for it.
 struct Watched {
@@ -74,10 +72,10 @@ pub(in crate::admin) async fn matching(admin: &Admin, query: Option<&str>) -> An
     })?;
     let pattern: Glob =
         pattern.parse().map_err(|fault| refuse("pattern_invalid", format!("{pattern:?} is not {fault}")))?;
-    let most = parameter(query, "newest").map_or(Ok(MOST_MATCHING), |most| most.parse::<usize>());
-    let most = most.ok().filter(|most| (1..=MOST_MATCHING).contains(most));
+    let most = parameter(query, "newest").map_or(Ok(MOST_TAGS), |most| most.parse::<usize>());
+    let most = most.ok().filter(|most| (1..=MOST_TAGS).contains(most));
     let most =
-        most.ok_or_else(|| refuse("newest_invalid", format!("newest is how many, 1 to {MOST_MATCHING}")))?;
+        most.ok_or_else(|| refuse("newest_invalid", format!("newest is how many, 1 to {MOST_TAGS}")))?;
     let image: ImageReference =
         name.parse().map_err(|fault: Malformed| refuse("image_invalid", fault.to_string()))?;
     let target = route(admin, &image)?;

@@ -283,6 +283,6 @@ impl From<CachedContent> for Content {
 }
 
 /// Since 1970.
-fn seconds(time: SystemTime) -> u64 {
+pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -1,9 +1,8 @@
 //! What the rounds of `[[warm]]` came to, as the API speaks of it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::{Deserialize, Serialize};
 
+use super::images::seconds;
 use crate::mirror::{self, Round, UnderWay};
 
 /// `/api/v1/warm`: each `[[warm]]` of the configuration, in its order.
@@ -95,8 +94,4 @@ impl From<Round> for RoundEnded {
             failed: round.failed.into_iter().map(failed).collect(),
         }
     }
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
