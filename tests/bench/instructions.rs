@@ -13,6 +13,8 @@ mod content;
 #[allow(dead_code)]
 #[path = "beside/load.rs"]
 mod load;
+#[path = "../it/support/port.rs"]
+mod port;
 #[allow(dead_code)]
 #[path = "beside/rivals.rs"]
 mod rivals;

@@ -15,7 +15,7 @@ use crate::fakes::eventually::eventually;
 use crate::fakes::faults::{Fault, Match, Times};
 use crate::fakes::house::House;
 use crate::fakes::images::Image;
-use crate::fakes::program::free_port;
+use crate::fakes::port::free_port;
 use crate::fakes::registry::FakeRegistry;
 
 fn deploy() -> PathBuf {

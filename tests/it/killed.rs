@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use crate::support::client::{Client, PullError};
 use crate::support::faults::{Fault, Match, Times};
 use crate::support::images::{Blob, Image, is_digest_of};
-use crate::support::program::{Running, begin, configured, free_port, start};
+use crate::support::port::free_port;
+use crate::support::program::{Running, begin, configured, start};
 use crate::support::registry::FakeRegistry;
 
 /// Mirrors that are killed side by side, and how often each.

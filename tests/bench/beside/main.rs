@@ -7,6 +7,8 @@
 mod content;
 mod load;
 mod place;
+#[path = "../../it/support/port.rs"]
+mod port;
 mod rivals;
 mod table;
 mod upstream;

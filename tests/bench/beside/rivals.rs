@@ -1,12 +1,15 @@
 //! The programs that are compared, each a process of its own whose accounts the kernel keeps.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Seek};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::port::free_port;
 
 /// A process that serves a port; ended when dropped.
 pub(crate) struct Running {
@@ -22,16 +25,19 @@ const LONGEST_END: Duration = Duration::from_secs(40);
 
 impl Running {
     pub(crate) fn start(command: &mut Command, port: u16) -> Running {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // To a file, as a pipe that nobody reads could fill up.
+        let mut said = tempfile::tempfile().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone().unwrap());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut running = Running { child, port };
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = running.child.try_wait().unwrap();
-            assert!(
-                ended.is_none() && begun.elapsed() < LONGEST_START,
-                "{command:?} does not serve: {ended:?}"
-            );
+            if ended.is_some() || begun.elapsed() > LONGEST_START {
+                let mut text = String::new();
+                said.rewind().and_then(|()| said.read_to_string(&mut text)).unwrap();
+                panic!("{command:?} does not serve: {ended:?}: {text}");
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
         running
@@ -153,7 +159,7 @@ pub(crate) fn tidelock(cache: &Path, upstream: u16, server: &str, more: &str, co
     tidelock_by(core.command(env!("CARGO_BIN_EXE_tidelock")), cache, upstream, server, &more)
 }
 
-/// The same, started by `command`, and with its log, which goes nowhere.
+/// The same, started by `command`, and with its log, which only a start that failed shows.
 pub(crate) fn tidelock_by(
     mut command: Command,
     cache: &Path,
@@ -173,9 +179,4 @@ pub(crate) fn tidelock_by(
     fs::write(&file, config).unwrap();
     command.arg("--config").arg(file).arg("--cache-dir").arg(cache);
     Running::start(&mut command, port)
-}
-
-/// One that nobody has at the moment.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::content::{Blob, Image, MANIFEST};
 use super::load::{self, Head};
-use super::rivals::{Running, free_port};
+use super::port::free_port;
+use super::rivals::Running;
 
 /// What the process is started with, and the port.
 pub(crate) const CHILD: &str = "--serve-as-upstream";

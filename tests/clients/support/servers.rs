@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use super::process::{Daemon, client, daemon, stdout};
+use crate::fakes::port::free_port;
 
 /// docker-registry, and the log of what it was asked.
 pub(crate) struct Upstream {
@@ -167,20 +167,6 @@ impl Tidelock {
         let status = self.daemon.stop();
         assert!(status.success(), "tidelock ended with {status} after SIGTERM");
     }
-}
-
-/// A port nobody listens on, below the range from which the system takes the ports of outgoing
-/// connections: one of those could be in its place before the server binds it.
-fn free_port() -> u16 {
-    const FIRST: u16 = 15_000;
-    const COUNT: u16 = 15_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Runs at the same time start far apart.
-    let start = (std::process::id() % 300) as u16 * 50;
-    (0..COUNT)
-        .map(|_| FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT)
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free port")
 }
 
 /// The status of a GET, if anybody answers.

@@ -8,7 +8,7 @@
 //! | `token_server`, `cdn` | the other hosts of an upstream |
 //! | `client` | a small OCI client that checks digests itself; `wire` its connections |
 //! | `collector` | takes spans over OTLP |
-//! | `house` | the real program in this process; `program` as a process of its own |
+//! | `house` | the real program in this process; `program` as a process of its own; `port` for one that is told its port |
 //! | `day` | a day of builds |
 //! | `eventually` | waiting for a condition; `time` moving a paused clock |
 //! | `serving`, `socket`, `tls`, `site`, `log`, `store`, `answers`, `door` | how the fakes are made |
@@ -29,6 +29,7 @@ pub mod gate;
 pub mod house;
 pub mod images;
 pub mod log;
+pub mod port;
 pub mod program;
 pub mod pull;
 mod quota;

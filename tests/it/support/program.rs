@@ -1,9 +1,8 @@
 //! The real program as a process: for what concerns signals, memory, descriptors, and what is written where.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
@@ -202,20 +201,6 @@ pub fn configured(folder: &Path, endpoint: &str, more: &str) -> String {
     let path: PathBuf = folder.join("tidelock.toml");
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
-}
-
-/// A port that nobody listens on, for a program that starts on it again and again: below those from which the system
-/// takes the ports of outgoing connections, one of which could be in its place meanwhile.
-pub fn free_port() -> u16 {
-    const FIRST: u16 = 10_000;
-    const COUNT: u16 = 5_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Processes that run at the same time begin far apart.
-    let begin = (std::process::id() % 100) as u16 * 50;
-    (0..COUNT)
-        .map(|_| FIRST + begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT)
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free port")
 }
 
 /// Lets this process, a test, hold so many open files and sockets.
