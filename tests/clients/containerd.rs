@@ -60,11 +60,10 @@ impl Containerd {
     }
 
     /// Pulls and unpacks the native platform, then reads a file of it.
-    fn pull(&self, visit: &Visit<'_>, hosts: &Path, image: &Image) {
-        let reference = image.reference();
+    fn pull(&self, visit: &Visit<'_>, hosts: &Path, image: &Image, reference: &str) {
         let snapshotter = visit.storage("overlayfs", "native");
         let pull = ["images", "pull", "--snapshotter", snapshotter, "--hosts-dir"];
-        run(self.ctr(&pull).arg(hosts).arg(&reference));
+        run(self.ctr(&pull).arg(hosts).arg(reference));
         let listed = stdout(self.ctr(&["images", "ls"]).arg(format!("name=={reference}")));
         assert!(listed.contains(&image.digest), "{reference} is not {}:\n{listed}", image.digest);
 
@@ -77,9 +76,9 @@ impl Containerd {
         let read = stdout(
             client("/bin/sh", &self.dir)
                 .args(["-c", script, "sh"])
-                .arg(self.dir.join(image.digest.replace(':', "-")))
+                .arg(self.dir.join(reference.replace(['/', ':'], "-")))
                 .arg(self.socket())
-                .args([snapshotter, &reference, &witness.path]),
+                .args([snapshotter, reference, &witness.path]),
         );
         assert_eq!(format!("sha256:{}", &read[..64]), witness.sha256, "{reference}: {}", witness.path);
     }
@@ -93,8 +92,12 @@ fn socket(dir: &Path) -> PathBuf {
 pub(crate) fn pull(visit: &Visit<'_>) {
     let hosts = hosts(&visit.dir, visit.mirror);
     let containerd = Containerd::start(&visit.dir.join("c"));
-    for image in visit.images {
-        containerd.pull(visit, &hosts, image);
+    let images: Vec<&Image> = visit.images.iter().filter(|image| image.is_for("containerd")).collect();
+    for image in &images {
+        if image.is_native() {
+            containerd.pull(visit, &hosts, image, &image.reference());
+            containerd.pull(visit, &hosts, image, &image.exact_reference());
+        }
         // Not `images pull --all-platforms`: ctr 1.6 unpacks then what this machine cannot run.
         run(containerd
             .ctr(&["content", "fetch", "--all-platforms", "--hosts-dir"])
@@ -102,7 +105,7 @@ pub(crate) fn pull(visit: &Visit<'_>) {
             .arg(image.reference()));
     }
     let got = verify_blobs(&containerd.dir.join("root/io.containerd.content.v1.content/blobs/sha256"));
-    for image in visit.images {
+    for image in images {
         assert!(got.contains_key(&image.digest));
         for platform in &image.platforms {
             assert!(got.contains_key(&platform.manifest));

@@ -23,20 +23,20 @@ pub(crate) fn pull(visit: &Visit<'_>) {
         visit.dir.display()
     );
     fs::write(visit.dir.join("containers.conf"), engine).unwrap();
-    for image in visit.images {
-        pull_one(visit, image);
+    for image in visit.images.iter().filter(|image| image.is_for("podman")) {
+        pull_one(visit, image, &image.reference());
+        pull_one(visit, image, &image.exact_reference());
     }
 }
 
-fn pull_one(visit: &Visit<'_>, image: &Image) {
-    let reference = image.reference();
+fn pull_one(visit: &Visit<'_>, image: &Image, reference: &str) {
     let flags = flags(visit);
-    run(podman("/usr/bin/podman", visit).args(flags).args(["pull", "--quiet", &reference]));
+    run(podman("/usr/bin/podman", visit).args(flags).args(["pull", "--quiet", reference]));
     let inspected =
-        stdout(podman("/usr/bin/podman", visit).args(flags).args(["image", "inspect", &reference]));
+        stdout(podman("/usr/bin/podman", visit).args(flags).args(["image", "inspect", reference]));
     let inspected: Value = serde_json::from_str(&inspected).unwrap();
     let native = image.native();
-    assert_eq!(format!("sha256:{}", inspected[0]["Id"].as_str().unwrap()), native.config);
+    assert_eq!(format!("sha256:{}", inspected[0]["Id"].as_str().unwrap()), native.id);
     let digests = inspected[0]["RepoDigests"].to_string();
     assert!(digests.contains(&image.digest), "{reference} is not {}: {digests}", image.digest);
     assert_eq!(inspected[0]["RootFS"]["Layers"], serde_json::json!(native.diff_ids()));
@@ -46,7 +46,7 @@ fn pull_one(visit: &Visit<'_>, image: &Image) {
         r#"image=$1 file=$2; shift 2; root=$(podman "$@" image mount "$image") && sha256sum < "$root/$file""#;
     let witness = &native.witness;
     let read =
-        stdout(podman("/bin/sh", visit).args(["-c", script, "sh", &reference, &witness.path]).args(flags));
+        stdout(podman("/bin/sh", visit).args(["-c", script, "sh", reference, &witness.path]).args(flags));
     assert_eq!(format!("sha256:{}", &read[..64]), witness.sha256, "{reference}: {}", witness.path);
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn load(dir: &Path, bundle: &Path, image: &Image) {
     let flags =
         ["--root", "load/root", "--runroot", "load/run", "--tmpdir", "load/tmp", "--storage-driver", "vfs"];
     let id = stdout(client("/usr/bin/podman", dir).args(flags).args(["pull", "--quiet", &source]));
-    assert_eq!(format!("sha256:{id}"), image.native().config, "{source}");
+    assert_eq!(format!("sha256:{id}"), image.native().id, "{source}");
 }
 
 /// Paths are relative to the home of the command.

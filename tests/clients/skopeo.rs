@@ -2,26 +2,40 @@
 
 use std::fs;
 
-use crate::support::{ALWAYS_ASK, Visit, client, cold_then_cached, run, sha256, verify_blobs};
+use crate::support::{ALWAYS_ASK, Image, Visit, client, cold_then_cached, run, verify_blobs};
 
-/// Copies every image with all its platforms to disk and compares all digests.
+/// Copies every image with all its platforms to disk, by its tag and by its digest, and compares all digests.
 pub(crate) fn pull(visit: &Visit<'_>) {
-    for (n, image) in visit.images.iter().enumerate() {
-        let out = visit.dir.join(n.to_string());
-        fs::create_dir(&out).unwrap();
-        run(client("/usr/bin/skopeo", &visit.dir)
-            .args(["--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false"])
-            .arg(format!("docker://{}/{}:1", visit.mirror.address(), image.repository))
-            .arg(format!("dir:{}", out.display())));
-        assert_eq!(sha256(&out.join("manifest.json")), image.digest, "{}", image.repository);
-        let got = verify_blobs(&out);
-        for platform in &image.platforms {
-            // An image without an index has its only manifest in manifest.json.
-            assert!(platform.manifest == image.digest || got.contains_key(&platform.manifest));
-            assert!(got.contains_key(&platform.config));
-            for layer in &platform.layers {
-                assert_eq!(got.get(&layer.digest), Some(&layer.size), "{}", image.repository);
-            }
+    for image in visit.images {
+        let source = format!("docker://{}/{}:1", visit.mirror.address(), image.repository);
+        let inspect = ["inspect", "--raw", "--tls-verify=false", &source];
+        let manifest = run(client("/usr/bin/skopeo", &visit.dir).args(inspect)).stdout;
+        assert_eq!(image.algorithm().digest(&manifest), image.digest, "{source}");
+        if !image.is_for("skopeo") {
+            continue;
+        }
+        copy(visit, image, &format!("{}:1", image.repository));
+        copy(visit, image, &format!("{}@{}", image.repository, image.digest));
+    }
+}
+
+/// Copies what has this name, which must be `image`, to disk.
+pub(crate) fn copy(visit: &Visit<'_>, image: &Image, name: &str) {
+    let out = visit.dir.join(name.replace(['/', ':', '@'], "-"));
+    fs::create_dir(&out).unwrap();
+    run(client("/usr/bin/skopeo", &visit.dir)
+        .args(["--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false"])
+        .arg(format!("docker://{}/{name}", visit.mirror.address()))
+        .arg(format!("dir:{}", out.display())));
+    let manifest = fs::read(out.join("manifest.json")).unwrap();
+    assert_eq!(image.algorithm().digest(&manifest), image.digest, "{name}");
+    let got = verify_blobs(&out);
+    for platform in &image.platforms {
+        // An image without an index has its only manifest in manifest.json.
+        assert!(platform.manifest == image.digest || got.contains_key(&platform.manifest), "{name}");
+        assert!(got.contains_key(&platform.config), "{name}");
+        for layer in &platform.layers {
+            assert_eq!(got.get(&layer.digest), Some(&layer.size), "{name}");
         }
     }
 }

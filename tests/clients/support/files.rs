@@ -7,6 +7,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::fakes::images::Algorithm;
+
 /// `sha256:…` of a file.
 pub(crate) fn sha256(path: &Path) -> String {
     let mut file = File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -31,18 +33,26 @@ fn digest(hash: &[u8]) -> String {
     format!("sha256:{hex}")
 }
 
-/// Hashes each file of `dir` that is named by a sha256; gives digest and size of all that hold what they say.
+/// The digest that a file's name and content give, where the name is that of a blob, and they agree.
+///
+/// # Panics
+/// Where they do not.
+fn digest_of(path: &Path) -> Option<String> {
+    // dir: layouts call the manifests of an index <hex>.manifest.json.
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let hex = name.strip_suffix(".manifest.json").unwrap_or(name);
+    let algorithm = match hex.len() {
+        64 => Algorithm::Sha256,
+        128 => Algorithm::Sha512,
+        _ => return None,
+    };
+    let digest = algorithm.digest(&fs::read(path).unwrap());
+    assert_eq!(digest.split_once(':').unwrap().1, hex, "{}", path.display());
+    Some(digest)
+}
+
+/// Hashes each file of `dir` that is named by a hash; gives digest and size of all that hold what they say.
 pub(crate) fn verify_blobs(dir: &Path) -> BTreeMap<String, u64> {
-    let mut blobs = BTreeMap::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let entry = entry.unwrap();
-        // dir: layouts call the manifests of an index <hex>.manifest.json.
-        let name = entry.file_name().into_string().unwrap();
-        let hex = name.strip_suffix(".manifest.json").unwrap_or(&name);
-        if hex.len() == 64 {
-            assert_eq!(sha256(&entry.path()), format!("sha256:{hex}"), "{}", entry.path().display());
-            blobs.insert(format!("sha256:{hex}"), entry.metadata().unwrap().len());
-        }
-    }
-    blobs
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries.filter_map(|entry| Some((digest_of(&entry.path())?, entry.metadata().unwrap().len()))).collect()
 }

@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::files::{sha256, sha256_of};
+use super::image::hex;
+use crate::fakes::images::Algorithm;
 
 /// Above 100 MB even where the files of /usr compress well.
 const ROOT_FS_BYTES: u64 = 105_000_000;
@@ -21,6 +23,16 @@ pub(crate) struct Layer {
     pub(crate) diff_id: String,
 }
 
+/// How a tar becomes a layer: what compresses it, and the hash that names the outcome.
+pub(crate) struct Packing {
+    pub(crate) compressor: &'static [&'static str],
+    pub(crate) algorithm: Algorithm,
+}
+
+/// What nearly every image uses.
+pub(crate) const GZIP: Packing =
+    Packing { compressor: &["/bin/gzip", "-1", "--no-name"], algorithm: Algorithm::Sha256 };
+
 /// A file that must be found, with these bytes, in the unpacked image.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Witness {
@@ -28,15 +40,16 @@ pub(crate) struct Witness {
     pub(crate) sha256: String,
 }
 
-/// A layer of small files, written as `<hex>` into `out`.
-pub(crate) fn of_files(out: &Path, files: &[(String, Vec<u8>)]) -> Layer {
+/// A layer of small files, written as `<hex>` into `out`; of none, an archive that ends where it begins.
+pub(crate) fn of_files(out: &Path, packing: &Packing, files: &[(String, Vec<u8>)]) -> Layer {
     let stage = tempfile::tempdir_in(out).unwrap();
     for (name, bytes) in files {
         let path = stage.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     }
-    pack(out, stage.path(), &[".".into()], true)
+    let members: &[PathBuf] = if files.is_empty() { &[] } else { &[".".into()] };
+    pack(out, packing, stage.path(), members, true)
 }
 
 /// A layer of more than 100 MB: as much of this machine's own /usr as it takes.
@@ -54,12 +67,12 @@ pub(crate) fn of_root_fs(out: &Path) -> (Layer, Witness) {
             })
             .map(|(path, _)| path.clone())
             .collect();
-        let layer = pack(out, Path::new("/"), &members, false);
+        let layer = pack(out, &GZIP, Path::new("/"), &members, false);
         if layer.size >= ROOT_FS_BYTES {
             return (layer, witness_of(&files));
         }
         assert!(members.len() < files.len(), "/usr is too small to make a layer over 100 MB of");
-        fs::remove_file(out.join(&layer.digest["sha256:".len()..])).unwrap();
+        fs::remove_file(out.join(hex(&layer.digest))).unwrap();
         wanted = wanted * ROOT_FS_BYTES / layer.size * 11 / 10;
     }
 }
@@ -91,8 +104,8 @@ fn list(roots: &[&str]) -> Vec<(PathBuf, u64)> {
     found
 }
 
-/// `members` of `root` as a gzipped tar in `out`.
-fn pack(out: &Path, root: &Path, members: &[PathBuf], recurse: bool) -> Layer {
+/// `members` of `root` as a packed tar in `out`.
+fn pack(out: &Path, packing: &Packing, root: &Path, members: &[PathBuf], recurse: bool) -> Layer {
     let tar = tempfile::NamedTempFile::new_in(out).unwrap();
     let names = out.join("members");
     let mut list = File::create(&names).unwrap();
@@ -116,17 +129,17 @@ fn pack(out: &Path, root: &Path, members: &[PathBuf], recurse: bool) -> Layer {
     let diff_id = sha256(tar.path());
 
     let packed = tempfile::NamedTempFile::new_in(out).unwrap();
-    let made = Command::new("/bin/gzip")
-        .args(["-1", "--no-name"])
+    let made = Command::new(packing.compressor[0])
+        .args(&packing.compressor[1..])
         .stdin(File::open(tar.path()).unwrap())
         .stdout(Stdio::from(packed.reopen().unwrap()))
         .status()
         .unwrap();
-    assert!(made.success(), "gzip: {made}");
-    let digest = sha256(packed.path());
-    let size = fs::metadata(packed.path()).unwrap().len();
-    packed.persist(out.join(&digest["sha256:".len()..])).unwrap();
-    Layer { digest, size, diff_id }
+    assert!(made.success(), "{:?}: {made}", packing.compressor);
+    let bytes = fs::read(packed.path()).unwrap();
+    let digest = packing.algorithm.digest(&bytes);
+    packed.persist(out.join(hex(&digest))).unwrap();
+    Layer { digest, size: bytes.len() as u64, diff_id }
 }
 
 /// Bytes that do not compress, always the same for one `seed`.

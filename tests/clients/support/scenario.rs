@@ -56,9 +56,9 @@ impl Site {
 /// `freshness` is the body of that table in the mirror's configuration.
 pub(crate) fn cold_then_cached(freshness: &str, pull: Pull) {
     let Site { tidelock, upstream, dir } = Site::open(freshness);
-    round(dir.path(), "cold", tidelock.mirror, pull);
+    round(dir.path(), "cold", tidelock.mirror, &IMAGES.all, pull);
     assert_fetched_once(&upstream.stop());
-    round(dir.path(), "cached", tidelock.mirror, pull);
+    round(dir.path(), "cached", tidelock.mirror, &IMAGES.all, pull);
     tidelock.stop();
 }
 
@@ -70,36 +70,37 @@ pub(crate) fn from_a_mirror(carry: impl FnOnce(&Tidelock, &Path, &[Image])) {
     tidelock.stop();
 }
 
-/// Runs all of `pulls`, one after the other, against a mirror that asks nobody, once `bring` has filled it.
-pub(crate) fn offline(bring: impl FnOnce(&Tidelock, &Path), pulls: &[(&str, Pull)]) {
+/// Runs all of `pulls` at once against a mirror that asks nobody, once `bring` has filled it with `images`.
+pub(crate) fn offline(bring: impl FnOnce(&Tidelock, &Path), images: &[Image], pulls: &[(&str, Pull)]) {
     let dir = tempfile::Builder::new().prefix("tidelock-").tempdir().unwrap();
     let tidelock = Tidelock::start_offline(dir.path());
     bring(&tidelock, dir.path());
-    for (name, pull) in pulls {
-        round(dir.path(), name, tidelock.mirror, *pull);
-    }
+    at_once(dir.path(), tidelock.mirror, images, pulls);
     tidelock.stop();
 }
 
 /// Runs all of `pulls` at once against one cold mirror.
 pub(crate) fn cold(pulls: &[(&str, Pull)]) {
     let Site { tidelock, upstream, dir } = Site::open(AS_SHIPPED);
-    std::thread::scope(|scope| {
-        for (name, pull) in pulls {
-            let (dir, mirror) = (dir.path(), tidelock.mirror);
-            scope.spawn(move || round(dir, name, mirror, *pull));
-        }
-    });
+    at_once(dir.path(), tidelock.mirror, &IMAGES.all, pulls);
     assert_fetched_once(&upstream.stop());
     tidelock.stop();
 }
 
+fn at_once(dir: &Path, mirror: Mirror, images: &[Image], pulls: &[(&str, Pull)]) {
+    std::thread::scope(|scope| {
+        for (name, pull) in pulls {
+            scope.spawn(move || round(dir, name, mirror, images, *pull));
+        }
+    });
+}
+
 /// One round in an empty directory, which is gone afterwards.
-fn round(parent: &Path, name: &str, mirror: Mirror, pull: Pull) {
+fn round(parent: &Path, name: &str, mirror: Mirror, images: &[Image], pull: Pull) {
     let dir = parent.join(name);
     fs::create_dir(&dir).unwrap();
     let overlay = overlay_works(&dir);
-    pull(&Visit { mirror, dir: dir.clone(), images: &IMAGES.all, overlay });
+    pull(&Visit { mirror, dir: dir.clone(), images, overlay });
     fs::remove_dir_all(&dir).unwrap();
 }
 
