@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -7,10 +8,12 @@ use crate::oci::Digest;
 
 /// Which digests are being written, found, or taken out: whatever changes both a file and its entry in the
 /// index, or the count of its bytes, does so under a claim.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Claims {
     taken: Mutex<HashSet<Digest>>,
     freed: Notify,
+    /// Of the directory: as long as a thread of this process writes there, no other process may.
+    _lock: File,
 }
 
 /// The only one who changes what there is of a digest, until dropped.
@@ -21,6 +24,11 @@ pub(super) struct Claim {
 }
 
 impl Claims {
+    /// In the directory that `lock` locks.
+    pub(super) fn new(lock: File) -> Arc<Claims> {
+        Arc::new(Claims { taken: Mutex::default(), freed: Notify::new(), _lock: lock })
+    }
+
     /// Waits until nobody else writes `digest`.
     pub(super) async fn claim(self: &Arc<Self>, digest: Digest) -> Claim {
         loop {

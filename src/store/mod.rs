@@ -138,7 +138,6 @@ struct Inner {
     documents: Documents,
     names: Arc<Names>,
     metrics: StoreMetrics,
-    _lock: File,
 }
 
 /// By this a tag is told from other names, as they are printed.
@@ -172,7 +171,7 @@ impl Store {
             index,
             space,
             readers: Arc::default(),
-            claims: Arc::default(),
+            claims: Claims::new(lock),
             pulls: Pulls::default(),
             leftovers: Leftovers::new(Tree::partial),
             quarantine: Leftovers::new(Tree::quarantined),
@@ -186,7 +185,6 @@ impl Store {
             documents: Documents::default(),
             names: Arc::default(),
             metrics,
-            _lock: lock,
         });
         inner.leftovers.take_up(&inner.tree.ingest(), &inner.space);
         inner.quarantine.take_up(&inner.tree.quarantine(), &inner.space);

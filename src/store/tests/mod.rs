@@ -61,6 +61,7 @@ pub(crate) fn open(config: &Cache, life: &Lifecycle) -> Store {
     }
 }
 
+/// What it still writes, a start waits for.
 async fn end(store: Store, life: Lifecycle) {
     life.stop();
     life.wait().await;
