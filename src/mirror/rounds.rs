@@ -146,6 +146,8 @@ impl Rounds {
         };
         let plans = config.warm.iter().map(plan).collect();
         *self.0.plans.lock().unwrap_or_else(PoisonError::into_inner) = plans;
+        let inner = Arc::clone(&self.0);
+        drop(self.0.life.spawn("let go of what is kept warm", async move { inner.tidy(&rules).await }));
     }
 
     /// How things stand with each, in the order of the configuration.
@@ -174,6 +176,7 @@ impl Inner {
             tell.send_replace(None);
             // Written down whole, also when the house is being stopped: else the round would be gone again.
             self.note(&warm.name, round).await;
+            self.tidy(&rules).await;
         }
     }
 
@@ -292,9 +295,11 @@ impl Inner {
         for root in &warmed.roots {
             let name = (image_name(image), root.reference.to_string());
             // What was pinned by hand stays so.
-            if !self.mirror.is_pinned(target, &root.reference) {
-                self.noted().pinned.entry(warm.name.clone()).or_default().insert(name.clone());
-                self.save().await;
+            if self.is_by_rounds(&name) || !self.mirror.is_pinned(target, &root.reference) {
+                let is_news = self.noted().pinned.entry(warm.name.clone()).or_default().insert(name.clone());
+                if is_news {
+                    self.save().await;
+                }
             }
             round.wished.insert(name);
             if let Err(error) = self.mirror.pin(target, &root.reference).await {
@@ -304,10 +309,40 @@ impl Inner {
         }
     }
 
-    /// What was pinned for the sake of an earlier round, and is not wished for any more.
+    /// Whether it was pinned for the sake of some [[warm]].
+    fn is_by_rounds(&self, root: &Root) -> bool {
+        self.noted().pinned.values().any(|roots| roots.contains(root))
+    }
+
+    /// What was pinned for the sake of a [[warm]] that is no more. One that got another name has its round first.
+    async fn tidy(&self, rules: &Rules) {
+        let warms = &rules.config.warm;
+        let orphans: BTreeSet<String> = {
+            let noted = self.noted();
+            let are_all_here = warms.iter().all(|warm| noted.rounds.contains_key(&warm.name));
+            let is_gone = |name: &&String| are_all_here && !warms.iter().any(|warm| warm.name == **name);
+            noted.rounds.keys().chain(noted.pinned.keys()).filter(is_gone).cloned().collect()
+        };
+        if orphans.is_empty() {
+            return;
+        }
+        for name in orphans {
+            self.let_go(&name, rules, &BTreeSet::new()).await;
+            let mut noted = self.noted();
+            noted.pinned.remove(&name);
+            noted.rounds.remove(&name);
+        }
+        self.save().await;
+    }
+
+    /// What was pinned for the sake of an earlier round, and is not wished for any more by this [[warm]] or another one.
     async fn let_go(&self, name: &str, rules: &Rules, wished: &BTreeSet<Root>) {
         let pinned = self.noted().pinned.get(name).cloned().unwrap_or_default();
-        for root in pinned.difference(wished) {
+        let is_for_another = |root: &Root| {
+            let noted = self.noted();
+            noted.pinned.iter().any(|(other, roots)| other != name && roots.contains(root))
+        };
+        for root in pinned.difference(wished).filter(|root| !is_for_another(root)) {
             if let (Ok(image), Ok(reference)) = (root.0.parse(), root.1.parse::<Reference>())
                 && let Ok(target) = rules.route(&image)
                 && let Err(error) = self.mirror.unpin(&target, &reference).await

@@ -6,7 +6,8 @@ use serde_json::Value;
 use tidelock::config::{Bandwidth, Config, Warm};
 use tidelock::lifecycle::time_of_day;
 
-use crate::support::house::House;
+use crate::support::eventually::eventually;
+use crate::support::house::{House, Process};
 use crate::support::images::Image;
 use crate::support::registry::FakeRegistry;
 use crate::support::time::{Frozen, rest};
@@ -195,4 +196,85 @@ async fn only_at_its_hours_and_on_where_it_was() {
     fake.clear();
     assert!(house.client().pull("library/app", "v1").await.unwrap().is(&image));
     assert_eq!(gets().len(), 0, "all of it is here");
+}
+
+/// Looks until it is as it should be. The clock stands still.
+async fn becomes_pinned(house: &House, fake: &FakeRegistry, image: &str, pinned: bool) {
+    for _ in 0..5_000 {
+        if is_pinned(house, image).await == pinned {
+            return;
+        }
+        rest(|| fake.total()).await;
+    }
+    panic!("{image} is not {}", if pinned { "pinned" } else { "let go" });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_wishes_for_stays_and_what_nobody_does_any_more_is_let_go() {
+    let clock = Frozen::new();
+    let fake = FakeRegistry::start().await;
+    for (tag, seed) in [("v1", 1), ("v2", 2), ("own", 3)] {
+        fake.push("library/app", tag, &Image::layers(seed, &[500]));
+    }
+    let warm = |name: &str, images: &[&str]| Warm { name: name.to_owned(), pin: true, ..nightly(images) };
+    let house = House::with(&fake, |config| {
+        config.warm = vec![warm("nightly", &["app:v1", "app:v2"]), warm("other", &["app:v1"])];
+    });
+    let house = house.await;
+    let first = ended(&house, &fake, 0).await;
+    let of_other = "tidelock_warm_rounds_total{outcome=\"complete\",warm=\"other\"}";
+    while house.metric(of_other).await == 0.0 {
+        rest(|| fake.total()).await;
+    }
+    // By hand, and so nobody else's.
+    assert_eq!(house.command(&["refresh", "app:own"]).await.status.code(), Some(0));
+    assert_eq!(house.command(&["pin", "app:own"]).await.status.code(), Some(0));
+
+    let house = house.restart(|config| config.warm[0].images.truncate(1)).await;
+    assert!(is_pinned(&house, "app:v2").await, "until the next round");
+    clock.advance(DAY + MINUTE).await;
+    let second = ended(&house, &fake, first["begun"].as_u64().unwrap()).await;
+    assert_eq!(second["failed"], Value::Array(vec![]), "{second}");
+    becomes_pinned(&house, &fake, "app:v2", false).await;
+
+    // It goes by another name, and what both wished for is wished for by one.
+    let house = house.restart(|config| config.warm = vec![warm("renamed", &["app:v1"])]).await;
+    ended(&house, &fake, 0).await;
+    rest(|| fake.total()).await;
+    assert!(is_pinned(&house, "app:v1").await);
+
+    let house = house.restart(|config| config.warm.clear()).await;
+    becomes_pinned(&house, &fake, "app:v1", false).await;
+    assert!(is_pinned(&house, "app:own").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_was_killed_all_is_pinned_in_the_end_and_all_let_go() {
+    let fake = FakeRegistry::start().await;
+    let tags: Vec<String> = (0..12).map(|number| format!("v{number}")).collect();
+    for (tag, seed) in tags.iter().zip(0..) {
+        fake.push("library/app", tag, &Image::layers(seed, &[20_000, 500]));
+    }
+    let wish = |config: &mut Config| config.warm = vec![Warm { pin: true, ..nightly(&["app:v*"]) }];
+    let mut house = House::with(&fake, |_| {}).await;
+    for blobs in [1, 9, 18, 31, 40] {
+        let left = house.left();
+        house.stop().await;
+        let process = Process::new();
+        house = process.house(left.open(wish)).await;
+        eventually(|| async { house.blobs().len() >= blobs }).await;
+        let left = house.left();
+        process.kill().await;
+        house = left.open(|config| config.warm.clear()).await;
+    }
+    let complete = "tidelock_warm_rounds_total{outcome=\"complete\",warm=\"nightly\"}";
+    let house = house.restart(wish).await;
+    eventually(|| async { house.metric(complete).await == 1.0 }).await;
+    for tag in &tags {
+        assert!(is_pinned(&house, &format!("app:{tag}")).await, "{tag}");
+    }
+    let house = house.restart(|config| config.warm.clear()).await;
+    for tag in &tags {
+        eventually(|| async { !is_pinned(&house, &format!("app:{tag}")).await }).await;
+    }
 }
