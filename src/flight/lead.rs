@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::crew::Crew;
+use super::crew::{Crew, Piece};
 use super::{Error, Order, Seat, State};
 use crate::store::{Link, Partial};
 use crate::upstream::{self, Transfer};
@@ -24,7 +24,9 @@ impl Seat {
         let boarding = order.client.board(&order.errand, &order.repository.name).await?;
         let mut partial = self.inner.store.partial(order.digest, order.size).await?;
         let (name, from) = (&order.repository.name, partial.kept());
-        let begun = order.client.blob(boarding, name, &order.digest, from, order.size).await;
+        let beginning = order.client.blob(boarding, name, &order.digest, from, order.size);
+        let begun = order.errand.unless_stopping(&self.inner.life, beginning).await;
+        let begun = begun.map_err(upstream::Error::Refused).flatten();
         if order.size.is_none() && matches!(begun, Err(upstream::Error::BadAnswer { .. })) {
             // What is kept may be of another body, longer than the blob: the next try begins anew.
             partial.discard();
@@ -51,7 +53,7 @@ impl Seat {
         let spread = may_spread.then(|| self.inner.spread(&order.repository.registry));
         let mut crew = Crew::new(order, transfer, spread.as_ref(), &self.inner.metrics);
         let mut sources = BTreeSet::new();
-        while let Some(piece) = crew.next().await? {
+        while let Some(piece) = self.next(order, &mut crew).await? {
             sources.insert(piece.source);
             partial.write(piece.offset, piece.bytes).await?;
         }
@@ -67,6 +69,12 @@ impl Seat {
             }
             other => Error::Store(other),
         })
+    }
+
+    /// Where nobody waits for it, it ends with the house, and what came stays.
+    async fn next(&self, order: &Order, crew: &mut Crew) -> Result<Option<Piece>, Error> {
+        let piece = order.errand.unless_stopping(&self.inner.life, crew.next()).await;
+        piece.map_err(upstream::Error::Refused)?
     }
 
     /// A proven blob that cannot be kept has still been served. Its link is handed in first, so that it is in the

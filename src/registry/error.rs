@@ -193,7 +193,7 @@ fn refused_told(refused: &Refused) -> Told {
             let text = format!("{refused}; try again, or raise `max_connections` or `requests_per_second`");
             (StatusCode::SERVICE_UNAVAILABLE, Unavailable, text, "busy")
         }
-        Refused::Learning { .. } | Refused::Crowded { .. } => {
+        Refused::Learning { .. } | Refused::Crowded { .. } | Refused::Stopping => {
             (StatusCode::SERVICE_UNAVAILABLE, Unavailable, format!("{refused}; try again"), "busy")
         }
         Refused::Spent { registry, account, until } => {

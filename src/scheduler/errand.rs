@@ -1,4 +1,5 @@
 use std::fmt;
+use std::future::{Future, pending};
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,7 +9,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Terms;
+use super::{Refused, Terms};
+use crate::lifecycle::Lifecycle;
 use crate::telemetry::Trace;
 
 /// How urgent a request is. The order is the order in which they go.
@@ -165,6 +167,33 @@ impl Errand {
     /// was fetching it.
     pub fn account(&self) -> Option<String> {
         self.urgency.account().clone()
+    }
+
+    /// Does `work`; where nobody waits for it, only while the house is not being stopped: else a stop would take as long as
+    /// it may, and all that matters of such work goes on at the next start. Cancel-safe as `work` is.
+    ///
+    /// # Errors
+    /// [`Refused::Stopping`].
+    pub async fn unless_stopping<T>(
+        &self,
+        life: &Lifecycle,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Refused> {
+        let is_idle = || self.urgency.get() != Priority::Foreground;
+        if !is_idle() {
+            return Ok(work.await);
+        }
+        let idle_at_a_stop = async {
+            life.stopping().await;
+            if !is_idle() {
+                pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = idle_at_a_stop => Err(Refused::Stopping),
+            done = work => Ok(done),
+        }
     }
 
     /// The handle by which it is made more urgent.

@@ -44,6 +44,7 @@ pub(super) struct Lane {
     /// One note at a time, so that a later one is not overtaken by an earlier one.
     pub(super) keeping: tokio::sync::Mutex<()>,
     pub(super) metrics: LaneMetrics,
+    life: Lifecycle,
     /// How fast bytes may come from here, and from all upstreams together.
     pub(super) lines: [Arc<Line>; 2],
 }
@@ -117,6 +118,7 @@ impl Lane {
         schedule: &Schedule,
         all: &Arc<Line>,
         metrics: LaneMetrics,
+        life: &Lifecycle,
     ) -> Lane {
         let now = Instant::now();
         let budget = Budget::new(config, schedule.reserve, now);
@@ -142,6 +144,7 @@ impl Lane {
             unsaved: Notify::new(),
             keeping: tokio::sync::Mutex::new(()),
             metrics,
+            life: life.clone(),
             lines: [Arc::new(Line::new(&config.bandwidth)), Arc::clone(all)],
         }
     }
@@ -177,23 +180,17 @@ impl Lane {
         want: Want,
         errand: &Errand,
         deadline: Instant,
-        life: &Lifecycle,
     ) -> Result<Lease, Refused> {
         let (begun, repository) = (Instant::now(), want.repository.clone());
-        let outcome = self.wait(&want, errand, deadline, life).await;
+        let waiting = self.wait(&want, errand, deadline);
+        let outcome = errand.unless_stopping(&self.life, waiting).await?;
         self.metrics.waited(errand.urgency.get(), begun.elapsed());
         outcome.map_err(|wait| self.refusal(&repository, wait, begun.elapsed()))
     }
 
-    async fn wait(
-        self: &Arc<Self>,
-        want: &Want,
-        errand: &Errand,
-        deadline: Instant,
-        life: &Lifecycle,
-    ) -> Answer {
+    async fn wait(self: &Arc<Self>, want: &Want, errand: &Errand, deadline: Instant) -> Answer {
         let mut priority = errand.urgency.get();
-        let (mut reply, place) = match self.enter(want, errand, priority, life) {
+        let (mut reply, place) = match self.enter(want, errand, priority) {
             Entered::Goes(lease) => return Ok(lease),
             Entered::Refused(wait) => return Err(wait),
             Entered::Waits(reply, id) => (reply, Place { lane: self, id }),
@@ -222,13 +219,7 @@ impl Lane {
     }
 
     /// Goes at once where nobody is before it, else takes its place in the queue.
-    fn enter(
-        self: &Arc<Self>,
-        want: &Want,
-        errand: &Errand,
-        priority: Priority,
-        life: &Lifecycle,
-    ) -> Entered {
+    fn enter(self: &Arc<Self>, want: &Want, errand: &Errand, priority: Priority) -> Entered {
         let now = Instant::now();
         let mut state = self.state();
         let look = state.look(want, priority, now);
@@ -259,7 +250,7 @@ impl Lane {
         drop(state);
         drop(last);
         if !is_tended {
-            life.spawn("tend a queue", Arc::clone(self).tend());
+            self.life.spawn("tend a queue", Arc::clone(self).tend());
         } else if is_news {
             self.changed.notify_one();
         }

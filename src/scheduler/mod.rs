@@ -74,7 +74,6 @@ pub struct Scheduler {
     // A std lock: held for a copy, never over an await.
     max_wait: Arc<Mutex<Duration>>,
     keeper: Option<Arc<Keeper>>,
-    life: Lifecycle,
 }
 
 /// A request that somebody wants to send.
@@ -152,14 +151,14 @@ impl Scheduler {
             .enumerate()
             .map(|(index, upstream)| {
                 let counts = LaneMetrics::new(&counts, upstream);
-                Arc::new(Lane::new(UpstreamId::new(index), upstream, &config.schedule, &all, counts))
+                Arc::new(Lane::new(UpstreamId::new(index), upstream, &config.schedule, &all, counts, life))
             })
             .collect();
         let lanes: Arc<[Arc<Lane>]> = lanes.into();
         metrics.register(Box::new(OutlookCollector::new(&lanes)));
         let keeper = store.map(|store| Arc::new(Keeper::open(store.clone(), &lanes, life)));
         let max_wait = Arc::new(Mutex::new(config.schedule.max_wait));
-        Scheduler { lanes, max_wait, keeper, life: life.clone() }
+        Scheduler { lanes, max_wait, keeper }
     }
 
     /// Takes what may change while it runs: `[schedule]`, and of each upstream its connections, its pace, its bandwidth, and
@@ -185,7 +184,7 @@ impl Scheduler {
             terms.check(&errand.urgency)?;
         }
         let deadline = errand.deadline(self.max_wait());
-        let mut lease = self.lane(upstream).lease(want, errand, deadline, &self.life).await?;
+        let mut lease = self.lane(upstream).lease(want, errand, deadline).await?;
         errand.goes_by(lease.name());
         (lease.trace, lease.urgency) = (errand.trace.clone(), errand.urgency.clone());
         lease.terms.clone_from(&errand.terms);
@@ -220,10 +219,11 @@ impl Scheduler {
             let (due, wait) = lane.next_probe(Instant::now());
             if let Some((only, repository, reference)) = due {
                 let want = Want { only: Some(only), ..Want::question(&repository) };
-                if let Ok(lease) = self.lease(upstream, want, &Errand::background()).await {
-                    return Probe { lease, repository, reference };
+                match self.lease(upstream, want, &Errand::background()).await {
+                    Ok(lease) => return Probe { lease, repository, reference },
+                    Err(Refused::Stopping) => std::future::pending().await,
+                    Err(_) => continue,
                 }
-                continue;
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

@@ -47,6 +47,9 @@ pub enum Refused {
         /// How long until they begin.
         until: Duration,
     },
+    /// Nobody waits for it, and the mirror is being stopped.
+    #[error("this mirror is being stopped; what came stays")]
+    Stopping,
     /// The upstream limits requests from this address.
     #[error("{registry} limits requests from this mirror's address for another {}", about(*until))]
     Paused {
@@ -105,7 +108,7 @@ impl Refused {
     /// When it is worth trying again; `None` where only the operator can help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Refused::Busy { .. } | Refused::Learning { .. } | Refused::Crowded { .. } => {
+            Refused::Busy { .. } | Refused::Learning { .. } | Refused::Crowded { .. } | Refused::Stopping => {
                 Some(Duration::from_secs(5))
             }
             Refused::Spent { until, .. } | Refused::Paused { until, .. } | Refused::Closed { until, .. } => {

@@ -1,9 +1,14 @@
 //! Images that are fetched ahead, whole, and served when nobody can be asked any more.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
+use tidelock::app::Ended;
 
-use crate::support::faults::{Fault, Match, Times};
+use crate::support::eventually::eventually;
+use crate::support::faults::{Fault, Gate, Match, Times};
 use crate::support::house::House;
 use crate::support::images::Image;
 use crate::support::log::Record;
@@ -139,6 +144,38 @@ async fn what_came_stays_and_the_next_time_goes_on_there() {
     let output = house.command(&["warm", "app:v1", "--json"]).await;
     let warmed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(warmed["before"], image.digest());
+}
+
+/// It is for the next start, whatever it waits for.
+#[tokio::test]
+async fn a_stop_does_not_wait_for_it() {
+    let fake = FakeRegistry::start().await;
+    let image = Image::layers(1, &[500_000]);
+    fake.push("library/app", "v1", &image);
+    let layer = &image.layer_blobs()[0];
+    for fault in [Fault::StallAfter(300_000), Fault::Stall, Fault::hold_head(&Gate::new())] {
+        let fault = fake.fault(Match::blob(&layer.digest), Times::Always, fault);
+        let house = House::with(&fake, |config| {
+            config.server.drain_timeout = Duration::from_secs(600);
+            let upstream = &mut config.upstreams[0];
+            upstream.response_timeout = Duration::from_secs(600);
+            upstream.idle_timeout = Duration::from_secs(600);
+        });
+        let house = house.await;
+        let warming =
+            house.admin().stream(Method::POST, "/api/v1/warm?image=app:v1", &[], Bytes::new()).await;
+        eventually(|| async {
+            !fake.log().matching(|record| record.path.contains(&layer.digest)).is_empty()
+        })
+        .await;
+        let left = house.left();
+        assert_eq!(house.stop().await, Ended::Drained);
+        drop(warming);
+        fault.lift();
+        fake.clear();
+        let house = left.open(|_| {}).await;
+        assert_eq!(warm(&house, "image=app:v1").await["state"], "done");
+    }
 }
 
 #[tokio::test]
