@@ -1,7 +1,9 @@
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use super::{Error, LAYOUT, docker_save};
 
@@ -33,8 +35,17 @@ struct Joined {
     open: Option<(usize, File)>,
 }
 
+/// A tar whose headers are read: what says of a file where it is and what it is called.
+struct Headers {
+    tar: Joined,
+    /// How much may still be read for the next one.
+    left: Rc<Cell<usize>>,
+}
+
 /// Files of a tar that are looked at; no bundle has more.
 const MOST_FILES: usize = 2_000_000;
+/// More than the headers of any file. A name is a file of its own there, of any length, and is read whole (I7).
+const LARGEST_HEADER: usize = 1 << 20;
 
 impl Input {
     /// A folder, a tar, or the first part of one.
@@ -105,7 +116,8 @@ impl Input {
 /// Where each file lies. Nothing is read but the headers, and nothing ever leaves the tar by its name.
 fn look_through(path: &Path, joined: Joined) -> Result<(Joined, HashMap<String, Place>), Error> {
     let length = joined.length;
-    let mut tar = tar::Archive::new(joined);
+    let left = Rc::new(Cell::new(LARGEST_HEADER));
+    let mut tar = tar::Archive::new(Headers { tar: joined, left: Rc::clone(&left) });
     let (mut places, mut links) = (HashMap::new(), Vec::new());
     let broken = |reason: String| Error::broken(path, reason);
     let no_tar = |error: io::Error| {
@@ -113,6 +125,7 @@ fn look_through(path: &Path, joined: Joined) -> Result<(Joined, HashMap<String, 
     };
     for entry in tar.entries_with_seek().map_err(no_tar)? {
         let entry = entry.map_err(no_tar)?;
+        left.set(LARGEST_HEADER);
         let kind = entry.header().entry_type();
         let shown = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let name = plain(&shown).ok_or_else(|| {
@@ -160,7 +173,7 @@ fn look_through(path: &Path, joined: Joined) -> Result<(Joined, HashMap<String, 
     if places.is_empty() {
         return Err(broken("holds nothing; it is cut off, or no tar".to_owned()));
     }
-    Ok((tar.into_inner(), places))
+    Ok((tar.into_inner().tar, places))
 }
 
 /// Such an archive has links for layers that are in there already.
@@ -255,6 +268,26 @@ impl Seek for Joined {
     }
 }
 
+impl Read for Headers {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(self.left.get());
+        if most < buffer.len() && most == 0 {
+            return Err(io::Error::other(format!(
+                "a name or another header has more than {LARGEST_HEADER} bytes"
+            )));
+        }
+        let read = self.tar.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - read);
+        Ok(read)
+    }
+}
+
+impl Seek for Headers {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.tar.seek(to)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, proptest};
@@ -282,6 +315,20 @@ mod tests {
         ] {
             assert_eq!(beside(name, target).as_deref(), to, "{name} {target}");
         }
+    }
+
+    #[test]
+    fn no_name_is_read_into_memory_however_long() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(1 << 33);
+        header.set_cksum();
+        fs::write(file.path(), header.as_bytes()).unwrap();
+        // Of nothing: a sparse file.
+        file.as_file().set_len(1 << 34).unwrap();
+        let error = Input::open(file.path()).err().unwrap().to_string();
+        assert!(error.contains("a name or another header has more than 1048576 bytes"), "{error}");
     }
 
     proptest! {
