@@ -6,9 +6,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tidelock::config::{Bandwidth, Warm};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::fakes::behaviour::RateLimit;
+use crate::fakes::eventually::eventually_eq;
 use crate::fakes::faults::{Fault, Match, Times};
 use crate::fakes::house::House;
 use crate::fakes::images::Image;
@@ -95,6 +97,29 @@ async fn while_something_goes_on() {
     let house = House::over(&fake).await;
     pulled(&house).await;
     drive("busy", &house).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_images_kept_warm_where_nobody_can_be_asked() {
+    let fake = scene().await;
+    let house = House::with(&fake, |config| {
+        config.warm = vec![Warm {
+            name: "nightly".to_owned(),
+            images: ["app:v*", "gone:v1"].map(|image| image.parse().unwrap()).into(),
+            newest: None,
+            platforms: Vec::new(),
+            referrers: false,
+            pin: false,
+            every: Duration::from_secs(86_400),
+            hours: None,
+            bandwidth: Bandwidth::default(),
+        }];
+    });
+    let house = house.await;
+    let ended = "tidelock_warm_rounds_total{outcome=\"incomplete\",warm=\"nightly\"}";
+    eventually_eq(1.0, || house.metric(ended)).await;
+    let house = house.restart(|config| config.offline = true).await;
+    drive("kept", &house).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import * as charts from "./charts.js";
 import * as images from "./images.js";
-import { show, showNext } from "./overview.js";
+import { show, showMissing, showNext, showWarm } from "./overview.js";
 import { byId, say } from "./words.js";
 
 /** Where too many watch already, it is asked now and then. */
@@ -42,9 +42,17 @@ async function poll() {
 byId("eviction").addEventListener("toggle", async () => {
   if (byId("eviction").open) showNext(await get("/api/v1/eviction").catch(() => ({ next: [] })));
 });
+/** What changes by the hour; where the mirror does not answer, the page says so elsewhere. */
+async function look() {
+  await Promise.all([get("/api/v1/warm").then(showWarm), get("/api/v1/missing").then(showMissing)]).catch(() => {});
+}
+
 charts.start();
 images.start();
 watch();
+look();
 setInterval(() => {
-  if (!document.hidden) charts.update();
+  if (document.hidden) return;
+  charts.update();
+  look();
 }, CHARTS);

@@ -2,6 +2,8 @@
 
 import { ago, byId, make, say, short, size, time } from "./words.js";
 
+/** Of a list that may be long; the commands print all of it. */
+const MOST_LINES = 10;
 const OUTCOMES = ["hit", "stale", "revalidated", "joined", "miss", "negative", "denied", "error"];
 
 export function show(status) {
@@ -30,6 +32,19 @@ export function showNext(eviction) {
   const victim = (it) => make("li", {}, make("span", { class: "digest" }, short(it.digest)),
     ` ${size(it.size)}, used ${ago(it.last_use)}, of ${it.repositories.join(", ") || "no repository"}`);
   list("next", eviction.next, victim, "Nothing: the cache is empty, or all of it is pinned.");
+}
+
+/** Of each [[warm]]; nothing where there is none. */
+export function showWarm({ warm }) {
+  byId("warm-section").hidden = !warm.length;
+  list("warm", warm, kept, "");
+}
+
+export function showMissing({ images }) {
+  byId("missing-section").hidden = !images.length;
+  const missed = (it) => make("li", {}, `${it.times} × ${it.image}, last ${ago(it.last)}`);
+  list("missing", images.slice(0, MOST_LINES), missed, "");
+  byId("missing").append(...more(images.length));
 }
 
 function list(id, items, each, none) {
@@ -64,6 +79,23 @@ function gauge(account) {
     : account.exhaustion_seconds === null ? "lasts at this pace" : `spent in ${time(account.exhaustion_seconds)} at this pace`;
   const meter = make("meter", { min: 0, max: limit, low: limit / 4, high: limit / 2, optimum: limit, value: remaining, "aria-label": name });
   return [make("p", { class: remaining === 0 ? "bad" : null }, `${name}: ${remaining} of ${limit} pulls left, ${forecast}`), meter];
+}
+
+function kept({ name, next, image, waits, last }) {
+  const due = next - Date.now() / 1000;
+  const now = image ? `now at ${image}${waits ? `, which waits: ${waits}` : ""}` : due > 0 ? `the next round in ${time(due)}` : "a round is due";
+  if (!last) return make("li", {}, `${name}: no round has ended yet; ${now}`);
+  const item = make("li", {}, `${name}: ${last.images} images here ${ago(last.ended)}, for which ${size(last.fetched)} came; ${now}`);
+  for (const { image, message } of last.failed.slice(0, MOST_LINES)) item.append(make("p", { class: "bad" }, `${image}: ${message}`));
+  for (const { image, before, digest } of last.changed.slice(0, MOST_LINES)) {
+    item.append(make("p", { class: "fine" }, `${image} is `, make("span", { class: "digest" }, short(digest)), before ? `, was ${short(before)}` : ", new"));
+  }
+  item.append(...more(Math.max(last.failed.length, last.changed.length), "p"));
+  return item;
+}
+
+function more(count, name = "li") {
+  return count > MOST_LINES ? [make(name, { class: "fine" }, `… and ${count - MOST_LINES} more`)] : [];
 }
 
 function fetching(it) {

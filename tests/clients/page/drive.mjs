@@ -57,6 +57,7 @@ const scenes = {
     const page = await open({ colorScheme: "light" });
     await until(page, "#count", "None yet");
     await until(page, "#outcomes", "Nothing was asked for");
+    assert.ok(await page.locator("#warm-section, #missing-section").evaluateAll((all) => all.every((it) => it.hidden)));
     await page.locator("#chart-requests canvas").waitFor();
     await shot(page, "empty");
     const dark = await open({ colorScheme: "dark" });
@@ -86,6 +87,17 @@ const scenes = {
     await slow;
     await until(page, "#fetches", "Nothing.");
     await until(page, "#count", "3 images"); // by itself
+  },
+
+  // It is offline now, after a round in which something could not be had.
+  async kept() {
+    assert.equal(await pull("library/else", "v9"), 404);
+    const page = await open();
+    await until(page, "#warm", "nightly: 2 images here");
+    await until(page, "#warm .fine", "docker.io/library/app:v2 is sha256:");
+    await until(page, "#warm .bad", "docker.io/library/gone:v1");
+    await until(page, "#missing", "1 × docker.io/library/else:v9");
+    await shot(page, "kept");
   },
 
   async throttled() {
