@@ -44,6 +44,8 @@ struct Headers {
 
 /// Files of a tar that are looked at; no bundle has more.
 const MOST_FILES: usize = 2_000_000;
+/// What they and links are called, in bytes: no bundle has as much, and all of it is remembered (I7).
+const LONGEST_NAMES: usize = 256 << 20;
 /// More than the headers of any file. A name is a file of its own there, of any length, and is read whole (I7).
 const LARGEST_HEADER: usize = 1 << 20;
 
@@ -118,7 +120,7 @@ fn look_through(path: &Path, joined: Joined) -> Result<(Joined, HashMap<String, 
     let length = joined.length;
     let left = Rc::new(Cell::new(LARGEST_HEADER));
     let mut tar = tar::Archive::new(Headers { tar: joined, left: Rc::clone(&left) });
-    let (mut places, mut links) = (HashMap::new(), Vec::new());
+    let (mut places, mut links, mut count, mut named) = (HashMap::new(), Vec::new(), 0, 0);
     let broken = |reason: String| Error::broken(path, reason);
     let no_tar = |error: io::Error| {
         broken(format!("cannot be read as a tar: {error}; unpack it first if it is compressed"))
@@ -136,8 +138,13 @@ fn look_through(path: &Path, joined: Joined) -> Result<(Joined, HashMap<String, 
         if kind.is_dir() {
             continue;
         }
+        let target = entry.link_name_bytes().unwrap_or_default();
+        count += 1;
+        named += name.len() + target.len();
+        if count > MOST_FILES || named > LONGEST_NAMES {
+            return Err(broken(format!("holds more than {MOST_FILES} files, or names that are too long")));
+        }
         if kind.is_symlink() || kind.is_hard_link() {
-            let target = entry.link_name_bytes().unwrap_or_default();
             links.push((name, String::from_utf8_lossy(&target).into_owned(), kind.is_hard_link()));
             continue;
         }
@@ -152,9 +159,6 @@ fn look_through(path: &Path, joined: Joined) -> Result<(Joined, HashMap<String, 
         }
         if places.insert(name.clone(), place).is_some() {
             return Err(broken(format!("holds {name} twice")));
-        }
-        if places.len() > MOST_FILES {
-            return Err(broken(format!("holds more than {MOST_FILES} files")));
         }
     }
     if let Some((name, ..)) = links.first().filter(|_| !is_docker_save(&places)) {

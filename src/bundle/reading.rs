@@ -75,6 +75,12 @@ impl Bundle {
         };
         let layout = input.whole(LAYOUT, 1 << 16)?;
         if layout.is_none() {
+            if verifier.is_some() {
+                return Err(Error::Signature(format!(
+                    "{} is no OCI layout, and nothing else can be signed; a key was given",
+                    path.display()
+                )));
+            }
             let list = input.whole(docker_save::MANIFEST, LARGEST_LIST)?.ok_or_else(|| missing(LAYOUT))?;
             let Archive { images, unnamed, contents } = docker_save::read(&input, &list, name)?;
             return Ok(Bundle { input, images, unnamed, inventory: None, contents });
@@ -191,10 +197,12 @@ impl Entry {
     }
 }
 
-/// Every file of the list is there, and these are what it says. What blobs are their names say, which are proven as they
-/// come in: the list must say the same.
+/// Every file of the list is there, and these stand in it and are what it says: a signature is of the list, and of nothing
+/// else. What blobs are their names say, which are proven as they come in: the list must say the same.
 fn check_lists(input: &Input, checksums: &[u8], known: &[(&str, Option<&Vec<u8>>)]) -> Result<(), Error> {
     let broken = |reason: String| Error::broken(input.path(), reason);
+    let mut unlisted: HashSet<&str> =
+        known.iter().filter(|(_, bytes)| bytes.is_some()).map(|(name, _)| *name).collect();
     for line in String::from_utf8_lossy(checksums).lines() {
         let parsed = line.split_once(" (").and_then(|(algorithm, rest)| {
             let (name, hex) = rest.rsplit_once(") = ")?;
@@ -203,6 +211,7 @@ fn check_lists(input: &Input, checksums: &[u8], known: &[(&str, Option<&Vec<u8>>
         let (algorithm, name, hex) = parsed
             .ok_or_else(|| broken(format!("{CHECKSUMS} has a line that is no checksum: {line:.100}")))?;
         let bytes = known.iter().find(|(known, _)| *known == name).and_then(|(_, bytes)| *bytes);
+        unlisted.remove(name);
         match bytes {
             Some(bytes) if algorithm == "SHA256" && Digest::of(Algorithm::Sha256, bytes).hex() == hex => {}
             Some(_) => return Err(broken(format!("{name} is damaged; copy the bundle again"))),
@@ -215,7 +224,10 @@ fn check_lists(input: &Input, checksums: &[u8], known: &[(&str, Option<&Vec<u8>>
             None => {}
         }
     }
-    Ok(())
+    match unlisted.into_iter().min() {
+        Some(name) => Err(broken(format!("{name} does not stand in {CHECKSUMS}; copy the bundle again"))),
+        None => Ok(()),
+    }
 }
 
 /// Whether a blob's line says of it what its name says.

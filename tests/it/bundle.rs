@@ -218,6 +218,19 @@ async fn signed_with_the_key_that_is_trusted_or_not_at_all() {
         assert!(said.contains(why), "{said}");
         assert!(site.blobs().is_empty(), "nothing was taken in");
     }
+    // What is signed is a list; what does not stand in it is nobody's word.
+    let (layout, forged) = (scene.path("signed/"), scene.path("forged/"));
+    succeeded(&scene.export(&layout, &["--sign", own.0.to_str().unwrap()]).await);
+    fs::create_dir(&forged).unwrap();
+    for name in ["CHECKSUMS", "CHECKSUMS.minisig"] {
+        fs::copy(layout.join(name), forged.join(name)).unwrap();
+    }
+    let row = r#"[{"Config":"c.json","RepoTags":["app0:v1"],"Layers":[]}]"#;
+    fs::write(forged.join("manifest.json"), row).unwrap();
+    fs::write(forged.join("c.json"), r#"{"rootfs":{"diff_ids":[]}}"#).unwrap();
+    let said = failed(&import(&site, &forged, &["--key", own.1.to_str().unwrap()]).await);
+    assert!(said.contains("nothing else can be signed"), "{said}");
+    assert!(site.blobs().is_empty(), "nothing was taken in");
     succeeded(&import(&site, &signed, &["--key", own.1.to_str().unwrap()]).await);
     scene.is_all_at(&site).await;
     let no_key = failed(&import(&site, &signed, &["--key", signed.to_str().unwrap()]).await);
@@ -272,7 +285,7 @@ async fn what_is_wrong_with_a_bundle_is_said_and_nothing_is_taken_in() {
     let index = ("index.json", Some(&b"{\"manifests\":[]}"[..]));
     let lost = br#"{"manifests":[{"digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
                   "annotations":{"io.containerd.image.name":"docker.io/library/x:1"}}]}"#;
-    let table: [(&str, Files<'_>, &str); 8] = [
+    let table: [(&str, Files<'_>, &str); 9] = [
         ("up", vec![layout, ("blobs/../../up", Some(b"x")), index], "leads out of it"),
         ("absolute", vec![layout, ("/etc/absolute", Some(b"x")), index], "leads out of it"),
         ("link", vec![layout, ("blobs/sha256/aa", None), index], "is a link"),
@@ -280,6 +293,7 @@ async fn what_is_wrong_with_a_bundle_is_said_and_nothing_is_taken_in() {
         ("no layout", vec![index], "has no oci-layout"),
         ("no index", vec![layout], "has no index.json"),
         ("nothing", vec![layout, index], "names no image"),
+        ("unlisted", vec![layout, index, ("CHECKSUMS", Some(b""))], "does not stand in CHECKSUMS"),
         ("lost", vec![layout, ("index.json", Some(lost))], "is missing"),
     ];
     let mut cases = vec![(cut, "is cut off in the midst of"), (short, "cannot be read as a tar")];
