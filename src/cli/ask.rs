@@ -214,6 +214,14 @@ impl Door {
         Ok(self.exchange(Method::POST, path, body, LONG_PATIENCE)?.0)
     }
 
+    /// What POST `path` answers, also when the mirror has to ask an upstream for that.
+    ///
+    /// # Errors
+    /// As for [`Door::post`].
+    pub(super) fn post_at_leisure<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        Ok(self.exchange(Method::POST, path, nothing(), LONG_PATIENCE)?.0)
+    }
+
     /// Sends `size` bytes to POST `path`.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ impl ImagesArgs {
             let mut query = Serializer::new("/api/v1/matching?".to_owned());
             query.append_pair("image", &image);
             query.extend_pairs(self.newest.map(|newest| ("newest", newest.to_string())));
-            let matching = door.post::<Matching>(&query.finish())?.0.images;
+            let matching = door.post_at_leisure::<Matching>(&query.finish())?.images;
             if matching.is_empty() {
                 bail!("{image} matches no tag");
             }

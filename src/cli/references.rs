@@ -1,6 +1,6 @@
 //! Every image that a file names: a list, a compose file, manifests of Kubernetes, what Helm renders, a Dockerfile.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -17,8 +17,12 @@ pub(super) fn images(file: &Path, text: &str) -> anyhow::Result<Vec<String>> {
     if is_yaml(file, text) {
         return of_yaml(text);
     }
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    Ok(text.lines().map(bare).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+/// A line of a list, without what is said about it.
+fn bare(line: &str) -> &str {
+    line.split('#').next().unwrap_or_default().trim()
 }
 
 fn is_dockerfile(file: &Path, text: &str) -> bool {
@@ -34,13 +38,8 @@ fn is_dockerfile(file: &Path, text: &str) -> bool {
 /// A list has a word a line; what it names has no space behind a colon.
 fn is_yaml(file: &Path, text: &str) -> bool {
     let is_called = file.extension().is_some_and(|end| end == "yaml" || end == "yml");
-    let content = |line: &&str| !line.is_empty() && !line.starts_with('#');
     is_called
-        || text
-            .lines()
-            .map(str::trim)
-            .filter(content)
-            .any(|line| line == "---" || line.ends_with(':') || line.contains(": "))
+        || text.lines().map(bare).any(|line| line == "---" || line.ends_with(':') || line.contains(": "))
 }
 
 /// What the keys `image` name, wherever they stand, and `reference` in a volume of Kubernetes.
@@ -114,15 +113,26 @@ fn of_dockerfile(text: &str) -> anyhow::Result<Vec<String>> {
     Ok(images)
 }
 
-/// Lines, with those joined that end in a backslash, and without comments.
+/// Lines, with those joined that end in a backslash, and without comments and here-documents.
 fn instructions(text: &str) -> Vec<String> {
-    let (mut all, mut open) = (Vec::new(), String::new());
-    for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+    let (mut all, mut open, mut marks) = (Vec::new(), String::new(), VecDeque::new());
+    for line in text.lines().map(str::trim) {
+        if let Some(mark) = marks.front() {
+            if line == mark {
+                marks.pop_front();
+            }
+            continue;
+        }
+        if line.starts_with('#') {
+            continue;
+        }
         let (line, goes_on) = line.strip_suffix('\\').map_or((line, false), |line| (line, true));
         open.push_str(line);
         open.push(' ');
         if !goes_on {
-            all.push(std::mem::take(&mut open).trim().to_owned());
+            let line = std::mem::take(&mut open).trim().to_owned();
+            marks = marks_of(&line);
+            all.push(line);
         }
     }
     all.push(open.trim().to_owned());
@@ -130,7 +140,21 @@ fn instructions(text: &str) -> Vec<String> {
     all
 }
 
-/// The name with its variables replaced, from `values` or by the default that stands with them. `None` for nothing.
+/// What the here-documents end with that begin behind an instruction: `<<EOF`, `<<-'EOF'`.
+fn marks_of(line: &str) -> VecDeque<String> {
+    let takes_some = ["COPY ", "ADD ", "RUN "].iter().any(|name| line.to_uppercase().starts_with(name));
+    let begins = line.match_indices("<<").filter(|_| takes_some).map(|(at, _)| &line[at + 2..]);
+    let mark = |behind: &str| {
+        let behind = behind.strip_prefix('-').unwrap_or(behind).trim_start_matches(['"', '\'']);
+        let end = behind.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(behind.len());
+        behind[..end].to_owned()
+    };
+    // `<<<` is a text and no document.
+    let begins = begins.filter(|behind| !behind.starts_with('<'));
+    begins.map(mark).filter(|mark| mark.starts_with(|c: char| !c.is_ascii_digit())).collect()
+}
+
+/// The name with its variables replaced, from `values` or by what stands with them for that case. `None` for nothing.
 fn filled(name: &str, values: &HashMap<String, String>) -> anyhow::Result<Option<String>> {
     let (mut text, mut rest) = (String::new(), name);
     while let Some((before, after)) = rest.split_once('$') {
@@ -141,11 +165,21 @@ fn filled(name: &str, values: &HashMap<String, String>) -> anyhow::Result<Option
                 after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len()),
             ),
         };
-        let (variable, default) = match inside.split_once(":-").or_else(|| inside.split_once('-')) {
-            Some((variable, default)) => (variable, Some(default)),
-            None => (inside, None),
+        let end = inside.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inside.len());
+        let (variable, rule) = inside.split_at(end);
+        let value = values.get(variable).map(String::as_str);
+        // With a colon what is empty counts as not there.
+        let (value, rule) = match rule.strip_prefix(':') {
+            Some(rule) => (value.filter(|value| !value.is_empty()), rule),
+            None => (value, rule),
         };
-        match values.get(variable).map(String::as_str).or(default) {
+        let value = match (rule.chars().next(), value) {
+            (Some('-'), value) => value.or(Some(&rule[1..])),
+            (Some('+'), value) => Some(value.map_or("", |_| &rule[1..])),
+            (Some('?') | None, value) => value,
+            _ => bail!("{name}: {inside} is no variable that is known here; write the image itself"),
+        };
+        match value {
             Some(value) => text.push_str(value),
             None => bail!("{name}: {variable} has no value; write the image itself"),
         }
@@ -168,7 +202,7 @@ mod tests {
     #[test]
     fn in_every_kind_of_file() {
         assert_eq!(
-            named("list", "nginx:1 # a comment\n\n# another\nghcr.io/a/b@sha256:ab"),
+            named("list", "nginx:1 # reason: it is one\n\n# another\nghcr.io/a/b@sha256:ab"),
             ["nginx:1", "ghcr.io/a/b@sha256:ab"]
         );
         let compose = "services:\n  a:\n    image: \"postgres:${TAG:-16}\"\n  b: {build: ., image: redis}\n";
@@ -182,6 +216,26 @@ mod tests {
                           COPY --from=0 /b /b\nCOPY --from=busybox:$VERSION /c /c\nfrom BUILD\n";
         assert_eq!(named("Dockerfile", dockerfile), ["rust:1.27", "tools:1", "busybox:1.27"]);
         assert_eq!(named("x", "FROM alpine"), ["alpine"]);
+        let here = "FROM a:1\nCOPY <<EOF <<-\"END\" /there/\nfrom flask import Flask\nEOF\n  FROM no\n  END\nRUN cat <<< FROM\nFROM b:2";
+        assert_eq!(named("Dockerfile", here), ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn variables_as_a_shell_has_them() {
+        let values = HashMap::from([("A".to_owned(), "x".to_owned()), ("NONE".to_owned(), String::new())]);
+        for (name, to) in [
+            ("n:$A", "n:x"),
+            ("n:${A}-b", "n:x-b"),
+            ("n:${B:-1-2}", "n:1-2"),
+            ("n:${B-1}", "n:1"),
+            ("n:1${NONE-2}", "n:1"),
+            ("n:${NONE:-2}", "n:2"),
+            ("n:${A:?is needed}", "n:x"),
+            ("n:1${A:+-y}", "n:1-y"),
+            ("n:1${B:+-y}", "n:1"),
+        ] {
+            assert_eq!(filled(name, &values).unwrap().as_deref(), Some(to), "{name}");
+        }
     }
 
     #[test]
@@ -191,6 +245,8 @@ mod tests {
             ("compose.yaml", "services: {a: {image: \"app:${TAG}\"}}", "TAG has no value"),
             ("compose.yaml", "a: [", "cannot be read as YAML"),
             ("Dockerfile", "FROM ${A", "brace is not closed"),
+            ("compose.yaml", "services: {a: {image: \"app:${TAG:?set-TAG}\"}}", "TAG has no value"),
+            ("Dockerfile", "FROM a:${B%x}", "B%x is no variable that is known here"),
             ("Dockerfile", "FROM", "names no image"),
         ] {
             let said = format!("{:#}", images(Path::new(file), text).unwrap_err());

@@ -37,7 +37,7 @@ fn pieces(tag: &str) -> Vec<Piece<'_>> {
         let (piece, behind) = rest.split_at(length);
         if first.is_ascii_digit() {
             pieces.push(Piece::Number(piece.parse().unwrap_or(u128::MAX)));
-        } else if CANDIDATES.contains(&piece) {
+        } else if CANDIDATES.iter().any(|word| word.eq_ignore_ascii_case(piece)) {
             pieces.push(Piece::Candidate(piece));
         } else if first.is_ascii_alphabetic() {
             pieces.push(Piece::Word(piece));
@@ -66,6 +66,8 @@ mod tests {
             "1",
             "1.2",
             "v1.2.3",
+            "1.2.10-RC1",
+            "1.2.10-SNAPSHOT",
             "1.2.10-rc1",
             "1.2.10",
             "1.2.10-alpine",
