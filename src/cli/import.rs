@@ -188,11 +188,11 @@ fn check_room(bundle: &Bundle, missing: &Lacking) -> anyhow::Result<()> {
     for digest in &missing.lacking {
         bytes += bundle.size(&digest.parse()?)?.unwrap_or(0);
     }
-    let room = missing.limit.saturating_sub(missing.pinned);
+    let room = missing.limit.saturating_sub(missing.pinned).saturating_sub(missing.evictable);
     if bytes > room {
         bail!(
-            "the bundle brings {} and the cache has room for {} beside what is pinned; raise cache.max_size or unpin \
-             something",
+            "the bundle brings {} and the cache has room for {} beside what is pinned and what the bundle builds on; raise \
+             cache.max_size or unpin something",
             size(bytes),
             size(room)
         );

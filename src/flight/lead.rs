@@ -22,7 +22,14 @@ impl Seat {
             return Err(Error::Here);
         }
         let boarding = order.client.board(&order.errand, &order.repository.name).await?;
-        let mut partial = self.inner.store.partial(order.digest, order.size).await?;
+        let opening = self.inner.store.partial(order.digest, order.size);
+        let opened = order.errand.unless_stopping(&self.inner.life, opening).await;
+        let mut partial = opened.map_err(upstream::Error::Refused)??;
+        // Whoever brought it in by hand meanwhile may have finished it.
+        if self.inner.store.size(&order.digest).await.is_some() {
+            partial.discard();
+            return Err(Error::Here);
+        }
         let (name, from) = (&order.repository.name, partial.kept());
         let beginning = order.client.blob(boarding, name, &order.digest, from, order.size);
         let begun = order.errand.unless_stopping(&self.inner.life, beginning).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::passage::Passage;
 use super::{BlobAnswer, Content, Error, Inner, Mirror, Served, Subject};
 use crate::flight::{self, Follower, HOLD_BACK, Order, Role};
-use crate::oci::{Digest, Repository};
+use crate::oci::{Digest, Reference, Repository};
 use crate::routing::Target;
 use crate::scheduler::Errand;
 use crate::{store, upstream};
@@ -34,7 +34,15 @@ impl Mirror {
     /// # Errors
     /// [`Error`]; nothing was promised to the client by then.
     pub async fn blob(&self, target: &Target, digest: &Digest, errand: &Errand) -> Result<BlobAnswer, Error> {
-        let answer = self.0.blob(target, digest, errand).await?;
+        let answer = self.0.blob(target, digest, errand).await;
+        let answer = answer.inspect_err(|error| {
+            // Whoever got the manifest pulled in vain.
+            for manifest in self.0.store.pulls_of(digest) {
+                if self.0.proof(target, &manifest).is_some() {
+                    self.0.missing.note(target, &Reference::Digest(manifest), error);
+                }
+            }
+        })?;
         self.0.store.pull_goes_on(digest);
         Ok(answer)
     }

@@ -224,19 +224,27 @@ impl Inner {
                 if error.is_definite() {
                     let _ = self.store.remove_name(&target.repository, name).await;
                 } else {
-                    self.note_trouble(target, name, &error);
+                    self.note_trouble(target, name, &error, errand);
                 }
                 Checked::Failed(error)
             }
         }
     }
 
-    /// A pin of a tag that has moved.
+    /// A pin of a tag that has moved, or of something that more refers to.
     pub(super) async fn pin_follows(&self, target: &Target, name: &Name, digest: &Digest) {
-        let Name::Tag(tag) = name else { return };
-        let reference = Reference::Tag(tag.clone());
-        let has_moved = |pin: &Pin| pin.reference == reference && pin.digests.first() != Some(digest);
-        self.follow_pins(target, has_moved).await;
+        match name {
+            Name::Tag(tag) => {
+                let reference = Reference::Tag(tag.clone());
+                let has_moved = |pin: &Pin| pin.reference == reference && pin.digests.first() != Some(digest);
+                self.follow_pins(target, has_moved).await;
+            }
+            Name::Referrers(subject) => {
+                let has_grown = |pin: &Pin| pin.digests.contains(subject) && !pin.digests.contains(digest);
+                self.follow_pins(target, has_grown).await;
+            }
+            Name::Tags => {}
+        }
     }
 
     /// Why the last check failed, while it is not to be tried again: what there is to fall back on is served as
@@ -247,8 +255,10 @@ impl Inner {
         is_recent.then_some(trouble.error)
     }
 
-    fn note_trouble(&self, target: &Target, name: &Name, error: &Error) {
-        if error.is_crowding() {
+    fn note_trouble(&self, target: &Target, name: &Name, error: &Error, errand: &Errand) {
+        // What is kept for those who wait is no trouble of theirs.
+        let is_held_back = errand.urgency().get() == Priority::Background && error.is_holding_back();
+        if error.is_crowding() || is_held_back {
             return;
         }
         let ttl = self.upstream(target).config.freshness.tag_ttl.min(LONGEST_TROUBLE);

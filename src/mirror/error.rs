@@ -79,6 +79,13 @@ impl Error {
         matches!(refused, Refused::Busy { .. } | Refused::Crowded { .. } | Refused::Learning { .. })
     }
 
+    /// There was no leave to ask, and there may be for something more urgent.
+    pub(super) fn is_holding_back(&self) -> bool {
+        use scheduler::Refused;
+        let Error::Upstream(upstream::Error::Refused(refused)) = self else { return false };
+        !matches!(refused, Refused::Down(_) | Refused::Aside { .. } | Refused::Nobody { .. })
+    }
+
     /// Where there was no leave to ask: when there may be.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {

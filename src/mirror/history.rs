@@ -4,14 +4,14 @@
 //! client and without any question to the upstream, until it is released. What the upstream says meanwhile is still noted
 //! when it is asked for by hand: nothing of it is lost.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::{Error, Inner, Mirror};
 use crate::lifecycle::now;
-use crate::oci::{Digest, Repository, Tag};
+use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::routing::Target;
 use crate::store::{self, Kept, Name, Past, Stamp, Store};
 
@@ -113,6 +113,7 @@ impl Mirror {
                 Ok(())
             })
             .await?;
+        inner.follow_pins(target, |pin| pin.reference == Reference::Tag(tag.clone())).await;
         tracing::info!(%repository, %tag, %digest, "rolled back by hand");
         Ok(digest)
     }
@@ -126,6 +127,7 @@ impl Mirror {
         let key = key(&target.repository, tag);
         let release = |held: &mut HashMap<String, Stamp>| held.remove(&key).map(drop).ok_or(NotHeld::NotHeld);
         inner.holds.change(&inner.store, release).await?;
+        inner.follow_pins(target, |pin| pin.reference == Reference::Tag(tag.clone())).await;
         tracing::info!(repository = %target.repository, %tag, "released by hand");
         Ok(())
     }
@@ -147,6 +149,17 @@ impl Inner {
         };
         // The operator's word, which does not age.
         Ok(held.map(|stamp| Stamp { confirmed: now(), ..stamp }))
+    }
+
+    /// The tags of the target's repository that are held, and at what.
+    pub(super) fn held_in(&self, target: &Target) -> Vec<(Tag, Digest)> {
+        let (repository, mut held) = (&target.repository, Vec::new());
+        let known = self.store.tags_of(repository).into_iter().map(|(tag, _)| tag);
+        for tag in known.chain(self.holds.tags_of(repository)).collect::<BTreeSet<Tag>>() {
+            let stamp = self.held(target, &tag).ok().flatten();
+            held.extend(stamp.map(|stamp| (tag, stamp.digest)));
+        }
+        held
     }
 
     fn held_by_date(&self, target: &Target, tag: &Tag) -> Result<Option<Stamp>, Error> {
@@ -179,6 +192,12 @@ impl Holds {
         let read = note.unwrap_or_default().into_iter().filter_map(Written::read);
         holds.put(read.collect());
         holds
+    }
+
+    /// Those that are held by hand.
+    fn tags_of(&self, repository: &Repository) -> Vec<Tag> {
+        let prefix = format!("{repository}:");
+        self.held().keys().filter_map(|key| key.strip_prefix(&prefix)?.parse().ok()).collect()
     }
 
     async fn change(
@@ -243,7 +262,7 @@ fn chosen<'a>(known: &'a [Past], current: Option<&Stamp>, to: &str) -> Result<&'
     }
     let is_meant = |past: &&Past| {
         let (whole, hex) = (past.digest.to_string(), past.digest.hex());
-        let begins = |text: &str| text.len() > to.len() && text.starts_with(to) && to.len() >= SHORTEST;
+        let begins = |text: &str| text.len() >= to.len() && text.starts_with(to) && to.len() >= SHORTEST;
         whole == to
             || begins(&hex)
             || (to.contains(':') && to.len() > "sha256:".len() + SHORTEST && whole.starts_with(to))

@@ -102,22 +102,30 @@ impl Mirror {
         Ok(true)
     }
 
-    /// Those of `digests` that are not here.
+    /// Those of `digests` that are not here. The others are the last to be evicted from now on: not for what is brought to
+    /// be put beside them.
     pub async fn lacking(&self, digests: &[Digest]) -> Vec<Digest> {
         let mut lacking = Vec::new();
         for digest in digests {
-            if self.0.store.size(digest).await.is_none() {
-                lacking.push(*digest);
+            match self.0.store.size(digest).await {
+                Some(_) => self.0.store.touch(digest),
+                None => lacking.push(*digest),
             }
         }
         lacking
     }
 
-    /// Serves what is here of the manifest `digest` as the target's `reference` from now on, if all of `needs` is here, and
-    /// all that its manifests name but for manifests that are not among `needs`: those of other platforms.
+    /// How many bytes of `digests` are here and may be evicted.
+    pub fn evictable(&self, digests: &[Digest]) -> u64 {
+        let kept = digests.iter().filter_map(|digest| self.0.store.kept(digest));
+        kept.filter(|kept| !kept.is_pinned).map(|kept| kept.size).sum()
+    }
+
+    /// Serves the manifest `digest` as the target's `reference` from now on, if all of `needs` is here, and all that those of
+    /// its manifests name that are among `needs`: others are of platforms that nobody brought.
     ///
     /// # Errors
-    /// [`NotAdopted`]; nothing has a name then.
+    /// [`NotAdopted`]; nothing has a name then, and nobody is served a manifest without what it names.
     pub async fn adopt(
         &self,
         target: &Target,
@@ -130,15 +138,20 @@ impl Mirror {
         if !lacking.is_empty() {
             return Err(NotAdopted::Lacking(lacking));
         }
-        let Found { links, referring } = inner.find(digest).await?;
+        let Found { links, referring } = inner.find(digest, &needs.iter().copied().collect()).await?;
         let top = links.first().map(|(_, link)| link.clone());
-        for (digest, link) in links {
+        let manifests: HashSet<Digest> =
+            links.iter().filter(|(_, link)| link.is_manifest).map(|(digest, _)| *digest).collect();
+        // What names others comes last: a kill in between leaves no half of an image to be asked for by digest.
+        for (digest, link) in links.into_iter().rev() {
             inner.store.add_link(&target.repository, digest, link).await?;
         }
+        inner.follow_pins(target, |pin| pin.digests.iter().any(|held| manifests.contains(held))).await;
         for (subject, descriptor) in referring {
             inner.refer(target, &subject, &descriptor).await?;
         }
         inner.missing.found(target, reference);
+        inner.missing.found(target, &Reference::Digest(*digest));
         let Reference::Tag(tag) = reference else { return Ok(Adopted { before: None }) };
         let name = Name::Tag(tag.clone());
         let before = inner.store.name(&target.repository, &name).map(|stamp| stamp.digest);
@@ -156,13 +169,12 @@ impl Mirror {
 }
 
 impl Inner {
-    async fn find(&self, digest: &Digest) -> Result<Found, NotAdopted> {
+    async fn find(&self, digest: &Digest, needs: &HashSet<Digest>) -> Result<Found, NotAdopted> {
         let (mut found, mut lacking) = (Found::default(), Vec::new());
         let (mut next, mut seen) = (VecDeque::from([*digest]), HashSet::from([*digest]));
         while let Some(digest) = next.pop_front() {
             let Some(bytes) = self.store.peek(&digest).await else {
-                // Of an index only some platforms may have been carried.
-                lacking.extend(found.links.is_empty().then_some(digest));
+                lacking.push(digest);
                 continue;
             };
             let manifest = Manifest::parse(&bytes).map_err(|_| NotAdopted::NoManifest(digest))?;
@@ -177,9 +189,12 @@ impl Inner {
                 found.referring.push((subject.digest, own));
             }
             found.links.push((digest, link));
-            next.extend(
-                manifest.manifests.iter().map(|child| child.digest).filter(|child| seen.insert(*child)),
-            );
+            let children = || manifest.manifests.iter().map(|child| child.digest);
+            let wanted: Vec<Digest> = children().filter(|child| needs.contains(child)).collect();
+            if wanted.is_empty() {
+                lacking.extend(children());
+            }
+            next.extend(wanted.into_iter().filter(|child| seen.insert(*child)));
             for blob in manifest.blobs {
                 match self.store.size(&blob.digest).await {
                     Some(size) => {
@@ -213,6 +228,7 @@ impl Inner {
         self.store.put_document(digest, document).await?;
         let stamp = stamp(digest, size, OCI_INDEX.to_owned());
         self.store.set_name(&target.repository, &name, stamp).await?;
+        self.pin_follows(target, &name, &digest).await;
         Ok(())
     }
 }

@@ -30,6 +30,9 @@ pub enum NotDone {
     /// It is not pinned, and is to be unpinned.
     #[error("it is not pinned")]
     NotPinned,
+    /// A tag that is held is to be taken out.
+    #[error("it is held at {0}; release it first, by hand or in [[upstream.hold]]")]
+    Held(Digest),
     /// A digest that a tag means is to be taken out.
     #[error("the tag {0} means it; remove that")]
     Named(String),
@@ -66,7 +69,8 @@ impl Mirror {
             return Err(NotDone::TooLarge { wanted, limit: fullness.limit });
         }
         let before = inner.store.pins(&target.repository).into_iter().find(|pin| pin.reference == *reference);
-        inner.store.pin(pin(&target.repository, reference, &parts, before.as_ref())).await?;
+        let digests = inner.with_lists(target, &parts);
+        inner.store.pin(pin(&target.repository, reference, digests, before.as_ref())).await?;
         Ok(digest)
     }
 
@@ -79,12 +83,12 @@ impl Mirror {
     ///
     /// # Errors
     /// [`NotDone`].
-    pub async fn unpin(&self, target: &Target, reference: &Reference) -> Result<(), NotDone> {
+    pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<(), NotDone> {
         let _one_at_a_time = self.0.pinning.lock().await;
-        if !self.0.store.is_pinned(&target.repository, reference) {
+        if !self.0.store.is_pinned(repository, reference) {
             return Err(NotDone::NotPinned);
         }
-        Ok(self.0.store.unpin(&target.repository, reference).await?)
+        Ok(self.0.store.unpin(repository, reference).await?)
     }
 
     /// Forgets what `reference` means, and takes out what no other tag of its repository needs, and no other repository
@@ -98,6 +102,14 @@ impl Mirror {
         if inner.store.is_pinned(&target.repository, reference) {
             return Err(NotDone::Pinned);
         }
+        let held = inner.held_in(target);
+        for (tag, digest) in &held {
+            match reference {
+                Reference::Tag(own) if own == tag => return Err(NotDone::Held(*digest)),
+                Reference::Digest(own) if own == digest => return Err(NotDone::Named(tag.to_string())),
+                _ => {}
+            }
+        }
         let mut doomed: HashSet<Digest> =
             inner.parts(target, &digest).await.iter().map(|part| part.descriptor.digest).collect();
         for (tag, stamp) in inner.store.tags_of(&target.repository) {
@@ -108,6 +120,11 @@ impl Mirror {
                 return Err(NotDone::Named(tag.to_string()));
             }
             for part in inner.parts(target, &stamp.digest).await {
+                doomed.remove(&part.descriptor.digest);
+            }
+        }
+        for (_, digest) in held {
+            for part in inner.parts(target, &digest).await {
                 doomed.remove(&part.descriptor.digest);
             }
         }
@@ -125,15 +142,25 @@ impl Mirror {
 }
 
 impl Inner {
-    /// What a reference means, as far as that is known here.
+    /// What a reference means to those who pull it, as far as that is known here.
     fn meaning(&self, target: &Target, reference: &Reference) -> Result<Digest, NotDone> {
         let digest = match reference {
-            Reference::Tag(tag) => {
-                self.store.name(&target.repository, &Name::Tag(tag.clone())).map(|stamp| stamp.digest)
+            Reference::Tag(tag) => match self.held(target, tag) {
+                Ok(None) => self.store.name(&target.repository, &Name::Tag(tag.clone())),
+                held => held.ok().flatten(),
             }
+            .map(|stamp| stamp.digest),
             Reference::Digest(digest) => self.proof(target, digest).map(|_| *digest),
         };
         digest.ok_or(NotDone::Unknown)
+    }
+
+    /// The digests of `parts`, and of the lists that say what refers to them: without its list nobody finds a signature.
+    fn with_lists(&self, target: &Target, parts: &[Part]) -> Vec<Digest> {
+        let digests = parts.iter().map(|part| part.descriptor.digest);
+        let manifests = parts.iter().filter(|part| part.is_manifest).map(|part| part.descriptor.digest);
+        let list = |digest| self.store.name(&target.repository, &Name::Referrers(digest));
+        digests.chain(manifests.filter_map(list).map(|stamp| stamp.digest)).collect()
     }
 
     /// A tag of the target's repository means something else, or a manifest is here that says what an image consists of: the
@@ -143,7 +170,8 @@ impl Inner {
             let _one_at_a_time = self.pinning.lock().await;
             let Ok(digest) = self.meaning(target, &old.reference) else { continue };
             let parts = self.parts(target, &digest).await;
-            let new = pin(&target.repository, &old.reference, &parts, Some(&old));
+            let digests = self.with_lists(target, &parts);
+            let new = pin(&target.repository, &old.reference, digests, Some(&old));
             let is_held = self.store.is_pinned(&target.repository, &old.reference);
             if !is_held || new == old {
                 continue;
@@ -157,8 +185,12 @@ impl Inner {
 
 /// The image's own manifest is the first of its parts, and of the pin. As long as that is the same nothing is let go: a
 /// manifest that is damaged, and is not here for a while, does not say any more what it named.
-fn pin(repository: &Repository, reference: &Reference, parts: &[Part], before: Option<&Pin>) -> Pin {
-    let mut digests: Vec<Digest> = parts.iter().map(|part| part.descriptor.digest).collect();
+fn pin(
+    repository: &Repository,
+    reference: &Reference,
+    mut digests: Vec<Digest>,
+    before: Option<&Pin>,
+) -> Pin {
     if let Some(before) = before.filter(|before| before.digests.first() == digests.first()) {
         let known: HashSet<Digest> = digests.iter().copied().collect();
         digests.extend(before.digests.iter().filter(|digest| !known.contains(digest)));

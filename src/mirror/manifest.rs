@@ -55,8 +55,10 @@ impl Mirror {
             Reference::Digest(digest) => self.0.by_digest(target, digest, errand).await,
             Reference::Tag(tag) => self.0.by_tag(target, tag, asked).await,
         };
-        self.0.missing.note(target, reference, &answer);
-        let answer = answer?;
+        let answer = answer.inspect_err(|error| self.0.missing.note(target, reference, error))?;
+        if self.0.missing.knows(target, reference) && self.0.can_be_had(target, &answer.digest).await {
+            self.0.missing.found(target, reference);
+        }
         if let Some(bytes) = &answer.bytes {
             let blobs = || Manifest::parse(bytes).unwrap_or_default().blobs;
             let digests = || blobs().into_iter().map(|blob| blob.digest).collect();
@@ -203,6 +205,12 @@ impl Inner {
         // Only now: the digest of a layer may be asked for as a manifest, and nobody reads that into memory (I7).
         let Some(bytes) = self.store.document(digest).await else { return Ok(None) };
         Ok(Some(answer(*digest, Document::of(bytes, Some(&link.media_type)), Served::Revalidated)))
+    }
+
+    /// Whether a pull of it will come to its end: somebody may be asked, or all that its manifests name is here.
+    async fn can_be_had(&self, target: &Target, digest: &Digest) -> bool {
+        !self.is_offline()
+            || self.parts(target, digest).await.iter().all(|part| part.is_manifest || part.kept.is_some())
     }
 
     /// Everybody who waits has the document as soon as it is proven; that it reaches the disk is awaited by nobody but a

@@ -99,18 +99,21 @@ impl Missing {
         }
     }
 
-    /// A request for an image ended like this.
-    pub(super) fn note<T>(&self, target: &Target, reference: &Reference, outcome: &Result<T, Error>) {
-        match outcome {
-            Ok(_) => self.found(target, reference),
-            Err(error) if is_out_of_reach(error) => self.lacks(target, reference),
-            Err(_) => {}
+    /// It was asked for and not had, for this reason.
+    pub(super) fn note(&self, target: &Target, reference: &Reference, error: &Error) {
+        if is_out_of_reach(error) {
+            self.lacks(target, reference);
         }
+    }
+
+    /// Whether it was asked for in vain before.
+    pub(super) fn knows(&self, target: &Target, reference: &Reference) -> bool {
+        self.count.load(Ordering::Acquire) > 0 && self.known().contains_key(&name(target, reference))
     }
 
     /// It is here now.
     pub(super) fn found(&self, target: &Target, reference: &Reference) {
-        if self.count.load(Ordering::Acquire) > 0 && self.known().contains_key(&name(target, reference)) {
+        if self.knows(target, reference) {
             self.change(|known| known.remove(&name(target, reference)));
         }
     }
@@ -179,16 +182,16 @@ mod tests {
         let target =
             Target { upstream: UpstreamId::new(0), repository: "docker.io/library/a".parse().unwrap() };
         let tag = |n: usize| format!("v{n}").parse::<Reference>().unwrap();
-        let ask = |n| missing.note(&target, &tag(n), &Err::<(), _>(Error::Offline));
+        let ask = |n| missing.note(&target, &tag(n), &Error::Offline);
         ask(0);
         for n in 0..2 * MOST {
             ask(n);
         }
         assert_eq!(missing.known().len(), MOST);
         assert_eq!(missing.known()["docker.io/library/a:v0"].times, 2);
-        missing.note(&target, &tag(0), &Ok(()));
+        missing.found(&target, &tag(0));
         assert!(!missing.known().contains_key("docker.io/library/a:v0"));
-        missing.note(&target, &tag(1), &Err::<(), _>(Error::NotKept));
+        missing.note(&target, &tag(1), &Error::NotKept);
         assert_eq!(missing.known().len(), MOST - 1, "that says nothing");
     }
 }

@@ -12,7 +12,7 @@ use prometheus::{IntCounterVec, IntGaugeVec};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Mirror, Wanted, Warmed, Warming};
+use super::{Mirror, NotDone, Wanted, Warmed, Warming};
 use crate::access;
 use crate::config::{Config, MOST_TAGS, Warm, Wish};
 use crate::lifecycle::{Lifecycle, now, time_of_day};
@@ -220,7 +220,7 @@ impl Inner {
             }
         }
         if round.failed.is_empty() {
-            self.let_go(&warm.name, rules, &round.wished).await;
+            self.let_go(&warm.name, &round.wished).await;
         }
         round.ended = seconds(now());
         round
@@ -327,30 +327,37 @@ impl Inner {
             return;
         }
         for name in orphans {
-            self.let_go(&name, rules, &BTreeSet::new()).await;
+            self.let_go(&name, &BTreeSet::new()).await;
             let mut noted = self.noted();
-            noted.pinned.remove(&name);
             noted.rounds.remove(&name);
+            noted.pinned.retain(|other, roots| *other != name || !roots.is_empty());
         }
         self.save().await;
     }
 
     /// What was pinned for the sake of an earlier round, and is not wished for any more by this [[warm]] or another one.
-    async fn let_go(&self, name: &str, rules: &Rules, wished: &BTreeSet<Root>) {
+    async fn let_go(&self, name: &str, wished: &BTreeSet<Root>) {
         let pinned = self.noted().pinned.get(name).cloned().unwrap_or_default();
         let is_for_another = |root: &Root| {
             let noted = self.noted();
             noted.pinned.iter().any(|(other, roots)| other != name && roots.contains(root))
         };
+        let mut still_pinned = BTreeSet::new();
         for root in pinned.difference(wished).filter(|root| !is_for_another(root)) {
-            if let (Ok(image), Ok(reference)) = (root.0.parse(), root.1.parse::<Reference>())
-                && let Ok(target) = rules.route(&image)
-                && let Err(error) = self.mirror.unpin(&target, &reference).await
-            {
-                tracing::debug!(%image, %reference, %error, "what is not wished for any more was not pinned");
+            let (Ok(repository), Ok(reference)) = (root.0.parse(), root.1.parse::<Reference>()) else {
+                continue;
+            };
+            // Also what is not routed any more.
+            match self.mirror.unpin(&repository, &reference).await {
+                Ok(()) | Err(NotDone::NotPinned) => {}
+                Err(error) => {
+                    tracing::warn!(%repository, %reference, %error, "what is not wished for any more is still pinned");
+                    still_pinned.insert(root.clone());
+                }
             }
         }
-        self.noted().pinned.insert(name.to_owned(), pinned.intersection(wished).cloned().collect());
+        still_pinned.extend(pinned.intersection(wished).cloned());
+        self.noted().pinned.insert(name.to_owned(), still_pinned);
     }
 
     async fn note(&self, name: &str, round: Round) {
@@ -408,9 +415,11 @@ impl Round {
 
 /// When the next round is due.
 fn due(warm: &Warm, last: Option<&Round>) -> SystemTime {
+    // One that has not begun yet was noted while the clock was wrong.
+    let last = last.filter(|last| last.begun <= seconds(now()));
     let Some(last) = last else { return UNIX_EPOCH };
     let regular = UNIX_EPOCH + Duration::from_secs(last.begun) + warm.every;
-    let again = UNIX_EPOCH + Duration::from_secs(last.ended) + AGAIN;
+    let again = UNIX_EPOCH + Duration::from_secs(last.ended.min(seconds(now()))) + AGAIN;
     if last.failed.is_empty() { regular } else { regular.min(again) }
 }
 
@@ -450,5 +459,35 @@ impl RoundsMetrics {
         if let Some(last) = last.filter(|last| last.failed.is_empty()) {
             succeeded.set(i64::try_from(last.ended).unwrap_or(i64::MAX));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_a_round_is_due() {
+        let warm = |name: &str| {
+            let text = format!("[[warm]]\nname = \"{name}\"\nimages = [\"nginx:1\"]\nevery = \"1d\"");
+            Config::from_toml("a test", &text).unwrap().warm.remove(0)
+        };
+        let (warm, now) = (warm("nightly"), seconds(now()));
+        let failed = vec![("nginx:1".to_owned(), "it is gone".to_owned())];
+        let day = 86_400;
+        for (begun, ended, has_failed, due_at) in [
+            (now - day, now - day + 10, false, now),
+            (now - 10, now - 5, false, now - 10 + day),
+            (now - 10, now - 5, true, now - 5 + AGAIN.as_secs()),
+            // The clock was ahead, and was set back.
+            (now + 9 * day, now + 9 * day, false, 0),
+            (now - 10, now + 9 * day, true, now + AGAIN.as_secs()),
+        ] {
+            let failed = if has_failed { failed.clone() } else { Vec::new() };
+            let round = Round { begun, ended, failed, ..Round::default() };
+            let due = seconds(due(&warm, Some(&round)));
+            assert!((due_at..=due_at + 5).contains(&due), "{begun} {ended}: {due} for {due_at}");
+        }
+        assert_eq!(due(&warm, None), UNIX_EPOCH);
     }
 }

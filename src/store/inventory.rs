@@ -100,6 +100,11 @@ impl Store {
         Some(Kept { size: entry.size, last_use: time(entry.last_use), is_pinned: entry.is_pinned })
     }
 
+    /// It is as if this had been asked for now.
+    pub fn touch(&self, digest: &Digest) {
+        self.0.mark_used(digest);
+    }
+
     /// How full it is.
     pub fn fullness(&self) -> Fullness {
         let sums = self.0.index.totals().sums();

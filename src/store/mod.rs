@@ -300,6 +300,11 @@ impl Store {
         self.0.pulls.begin(manifest, blobs)
     }
 
+    /// The manifests of pulls under way that this blob belongs to.
+    pub fn pulls_of(&self, blob: &Digest) -> Vec<Digest> {
+        self.0.pulls.of(blob)
+    }
+
     /// A client was given a blob.
     pub fn pull_goes_on(&self, blob: &Digest) {
         self.0.pulls.go_on(blob);

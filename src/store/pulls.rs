@@ -80,6 +80,11 @@ impl Pulls {
         self.lock().go_on(blob);
     }
 
+    /// The manifests of pulls that a blob belongs to.
+    pub(super) fn of(&self, blob: &Digest) -> Vec<Digest> {
+        self.lock().of.get(blob).into_iter().flatten().copied().collect()
+    }
+
     /// Forgets pulls that have come to nothing; `is_busy` tells whether a blob goes out or comes in.
     pub(super) fn tidy(&self, is_busy: impl Fn(&Digest) -> bool) {
         let (mut under_way, now) = (self.lock(), Instant::now());

@@ -86,6 +86,15 @@ impl Scene {
             let pulled = site.client().pull(&repository, "v1").await;
             assert!(pulled.is_ok_and(|pulled| pulled.is(image)), "half of {repository} is served");
         }
+        // Nor by the digests of its manifests.
+        for (number, image) in self.images.iter().enumerate() {
+            let repository = repository(number);
+            let path = format!("/v2/{repository}/manifests/{}", image.digest());
+            if site.client().get(&path).await.status == 200 {
+                let pulled = site.client().pull(&repository, image.digest()).await;
+                assert!(pulled.is_ok_and(|pulled| pulled.is(image)), "half of {path} is served");
+            }
+        }
         served
     }
 }

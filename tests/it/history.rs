@@ -72,10 +72,48 @@ async fn a_way_back_from_a_bad_push() {
     let short = &digest(0)[7..17];
     assert_eq!(house.command(&["rollback", "app:v1", short]).await.status.code(), Some(0));
     serves(&house, &images[0]).await;
+    assert_eq!(house.command(&["rollback", "app:v1", &digest(0)[7..]]).await.status.code(), Some(0));
     assert_eq!(house.command(&["release", "app:v1"]).await.status.code(), Some(0));
     serves(&house, &newest).await;
     let told = house.command(&["show", "app:v1", "--history"]).await;
     assert_eq!(String::from_utf8_lossy(&told.stdout).lines().count(), 5, "{told:?}");
+}
+
+/// Which of the images have their layer pinned.
+async fn pinned(house: &House, images: &[Image]) -> Vec<bool> {
+    let mut pinned = Vec::new();
+    for image in images {
+        let path = format!("/api/v1/image?image=app@{}", image.digest());
+        pinned.push(house.admin().get(&path).await.json()["blobs"][0]["pinned"] == true);
+    }
+    pinned
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_tag_is_done_to_what_is_served() {
+    let (_fake, house, images) = scene().await;
+    let told = |query: String| {
+        let admin = house.admin();
+        async move {
+            let answer = admin.request(Method::POST, &format!("/api/v1/{query}"), &[]).await;
+            (answer.status, answer.json()["error"]["code"].as_str().unwrap_or_default().to_owned())
+        }
+    };
+    let (done, [first, second, _]) = ((200, String::new()), [0, 1, 2].map(|number| images[number].digest()));
+    assert_eq!(told(format!("rollback?image=app:v1&to={first}")).await, done);
+    let output = house.command(&["warm", "app:v1", "--pin"]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(pinned(&house, &images).await, [true, false, false]);
+    assert_eq!(told("release?image=app:v1".to_owned()).await, done);
+    assert_eq!(pinned(&house, &images).await, [false, false, true], "the pin is of the tag");
+    assert_eq!(told(format!("rollback?image=app:v1&to={first}")).await, done);
+    assert_eq!(pinned(&house, &images).await, [true, false, false]);
+
+    assert_eq!(told("unpin?image=app:v1".to_owned()).await, done);
+    assert_eq!(told("remove?image=app:v1".to_owned()).await, (409, "held".to_owned()));
+    assert_eq!(told(format!("remove?image=app@{first}")).await, (409, "tagged".to_owned()));
+    assert_eq!(told(format!("remove?image=app@{second}")).await, done);
+    serves(&house, &images[0]).await;
 }
 
 #[tokio::test]

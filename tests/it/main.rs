@@ -23,6 +23,7 @@ mod floors;
 mod freshness;
 mod headers;
 mod history;
+mod intake;
 mod keeping;
 mod killed;
 mod list;

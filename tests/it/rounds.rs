@@ -278,3 +278,19 @@ async fn whatever_was_killed_all_is_pinned_in_the_end_and_all_let_go() {
         eventually(|| async { !is_pinned(&house, &format!("app:{tag}")).await }).await;
     }
 }
+
+#[tokio::test]
+async fn what_is_not_routed_any_more_is_let_go_too() {
+    let fake = FakeRegistry::start().await;
+    fake.push("library/app", "v1", &Image::layers(1, &[500]));
+    let warm = Warm { pin: true, ..nightly(&["app:v1"]) };
+    let house = House::with(&fake, |config| config.warm = vec![warm]).await;
+    let pinned = "tidelock_cache_pinned_bytes";
+    eventually(|| async { house.metric(pinned).await > 0.0 }).await;
+    let house = house.restart(|config| {
+        config.warm.clear();
+        config.upstreams[0].registry = "ghcr.io".parse().unwrap();
+    });
+    let house = house.await;
+    eventually(|| async { house.metric(pinned).await == 0.0 }).await;
+}

@@ -7,12 +7,14 @@ use http::Method;
 use serde_json::{Value, json};
 use tidelock::app::Ended;
 
+use crate::support::behaviour::RateLimit;
 use crate::support::eventually::eventually;
 use crate::support::faults::{Fault, Gate, Match, Times};
 use crate::support::house::House;
 use crate::support::images::Image;
 use crate::support::log::Record;
 use crate::support::registry::FakeRegistry;
+use crate::support::time::{Frozen, rest};
 
 const SIGNATURE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 
@@ -144,6 +146,37 @@ async fn what_came_stays_and_the_next_time_goes_on_there() {
     let output = house.command(&["warm", "app:v1", "--json"]).await;
     let warmed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(warmed["before"], image.digest());
+}
+
+/// The reserve is for whoever waits: that warming has to wait is no trouble of theirs.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_budget_keeps_nobody_from_asking() {
+    let clock = Frozen::new();
+    let fake = FakeRegistry::start().await;
+    fake.set(|behaviour| behaviour.rate_limit = Some(RateLimit::new(100).remaining(15)));
+    let images = [Image::layers(1, &[500]), Image::layers(2, &[500])];
+    fake.push("library/app", "v1", &images[0]);
+    let house = House::with(&fake, |config| {
+        config.schedule.max_wait = Duration::from_secs(5);
+        let freshness = &mut config.upstreams[0].freshness;
+        freshness.tag_ttl = Duration::from_secs(3600);
+        freshness.stale_while_revalidate = Duration::ZERO;
+    });
+    let house = house.await;
+    assert!(house.client().pull("library/app", "v1").await.unwrap().is(&images[0]));
+    fake.push("library/app", "v1", &images[1]);
+    clock.advance(Duration::from_secs(3700)).await;
+    let warming =
+        house.admin().stream(Method::POST, "/api/v1/warm?image=app:v1&latest=true", &[], Bytes::new()).await;
+    // The HEAD is free; the manifest is within the reserve.
+    rest(|| fake.total()).await;
+    assert!(fake.count("HEAD", "/manifests/v1") > 0);
+    for _ in 0..3 {
+        clock.advance(Duration::from_secs(6)).await;
+        rest(|| fake.total()).await;
+    }
+    assert!(house.client().pull("library/app", "v1").await.unwrap().is(&images[1]), "it was asked for");
+    drop(warming);
 }
 
 /// It is for the next start, whatever it waits for.

@@ -62,10 +62,11 @@ pub(in crate::admin) fn inventory(admin: &Arc<Admin>) -> Response<Body> {
 /// Which of the digests that are sent are not here.
 pub(in crate::admin) async fn lacking(admin: &Admin, request: Request<Incoming>) -> Answer {
     let Sought { digests } = question(request).await?;
-    let lacking = admin.mirror.lacking(&read_all(&digests)?).await;
-    let fullness = admin.mirror.store().fullness();
+    let digests = read_all(&digests)?;
+    let lacking = admin.mirror.lacking(&digests).await;
+    let (fullness, evictable) = (admin.mirror.store().fullness(), admin.mirror.evictable(&digests));
     let lacking = lacking.iter().map(Digest::to_string).collect();
-    Ok(json(&Lacking { lacking, limit: fullness.limit, pinned: fullness.pinned }))
+    Ok(json(&Lacking { lacking, limit: fullness.limit, pinned: fullness.pinned, evictable }))
 }
 
 /// Takes in the body under the digest that the query names, if it is what it should be.

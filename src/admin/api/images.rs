@@ -115,7 +115,7 @@ pub(in crate::admin) async fn pin(admin: &Admin, query: Option<&str>) -> Answer 
 /// Lets it be evicted.
 pub(in crate::admin) async fn unpin(admin: &Admin, query: Option<&str>) -> Answer {
     let (image, target) = named(admin, query)?;
-    Ok(match admin.mirror.unpin(&target, &image.reference).await {
+    Ok(match admin.mirror.unpin(&target.repository, &image.reference).await {
         Ok(()) => json(&Pinned { image: image.to_string(), pinned: false, content: None }),
         Err(error) => not_done(&image, &error),
     })
@@ -202,6 +202,7 @@ fn not_done(image: &ImageReference, error: &NotDone) -> Response<Body> {
         NotDone::Pinned => (StatusCode::CONFLICT, "pinned"),
         NotDone::NotPinned => (StatusCode::CONFLICT, "not_pinned"),
         NotDone::Named(_) => (StatusCode::CONFLICT, "tagged"),
+        NotDone::Held(_) => (StatusCode::CONFLICT, "held"),
         NotDone::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cache"),
     };
     answer::error(status, code, &format!("{image}: {error}"))

@@ -19,6 +19,8 @@ pub struct Lacking {
     pub limit: u64,
     /// How much of that is pinned, in bytes.
     pub pinned: u64,
+    /// How much of what was asked about is here and not pinned, in bytes.
+    pub evictable: u64,
 }
 
 /// `/api/v1/blob`: content that was taken in.
