@@ -51,6 +51,14 @@ pub(super) struct ExportArgs {
     admin: AdminArgs,
 }
 
+/// A bundle.
+struct Written {
+    plan: Plan,
+    files: Vec<PathBuf>,
+    /// What may be missing from it.
+    doubts: Vec<String>,
+}
+
 const PASSWORD_VARIABLE: &str = "TIDELOCK_KEY_PASSWORD";
 
 /// Writes a bundle of the images. Where one of them cannot be had, nothing is written.
@@ -72,22 +80,28 @@ pub(super) fn export(arguments: &ExportArgs, config: &Config) -> Report {
         }
     };
     match arguments.write(&door, part_size) {
-        Ok((plan, files)) => Report::done(arguments.told(&plan, &files)),
+        Ok(Written { plan, files, doubts }) => {
+            let err = doubts.iter().map(|doubt| format!("tidelock: {doubt}\n")).collect();
+            Report { err, ..Report::done(arguments.told(&plan, &files)) }
+        }
         Err(error) => Report::failed(&error),
     }
 }
 
 impl ExportArgs {
-    fn write(&self, door: &Door, part_size: Option<u64>) -> anyhow::Result<(Plan, Vec<PathBuf>)> {
+    fn write(&self, door: &Door, part_size: Option<u64>) -> anyhow::Result<Written> {
         // All that can be wrong with what was given comes before the first request.
         let (images, have) = (self.images.all(door)?, self.have()?);
         let password = std::env::var(PASSWORD_VARIABLE).ok().map(Secret::new);
         let signer = self.sign.as_deref().map(|file| Signer::open(file, password.as_ref())).transpose()?;
         let mut output = self.open(part_size)?;
-        let (mut plan, mut homes) = (Plan::default(), HashMap::new());
+        let (mut plan, mut homes, mut doubts) = (Plan::default(), HashMap::new(), Vec::new());
         for image in &images {
             let warmed = self.fetch(door, image)?;
             take_up(&mut plan, &mut homes, &warmed, &have)?;
+            doubts.extend(warmed.doubt.map(|why| {
+                format!("{}: more may refer to it than is carried, signatures for one: {why}", warmed.image)
+            }));
         }
         plan.begin(&mut output, signer.as_ref())?;
         let all = plan.carried().map(|(_, size)| size).sum();
@@ -107,7 +121,7 @@ impl ExportArgs {
                 .with_context(|| format!("carrying {digest}"))?;
         }
         bar.finish_and_clear();
-        Ok((plan, output.finish()?))
+        Ok(Written { plan, files: output.finish()?, doubts })
     }
 
     fn have(&self) -> anyhow::Result<HashSet<Digest>> {

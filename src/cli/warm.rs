@@ -129,7 +129,7 @@ pub(super) fn follow(door: &Door, path: &str, image: &str) -> anyhow::Result<War
 }
 
 fn in_words(warmed: &Warmed) -> String {
-    let Warmed { image, digest, before, fetched, pinned, roots, parts } = warmed;
+    let Warmed { image, digest, before, fetched, pinned, roots, parts, .. } = warmed;
     let news = match before {
         None => "new".to_owned(),
         Some(before) if before == digest => "unchanged".to_owned(),
@@ -152,6 +152,7 @@ mod tests {
             digest: "sha256:b".to_owned(),
             before: None,
             fetched: 2048,
+            doubt: None,
             pinned: false,
             roots: Vec::new(),
             parts: Vec::new(),

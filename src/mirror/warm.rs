@@ -63,6 +63,8 @@ pub struct Warmed {
     pub parts: Vec<Part>,
     /// Bytes of blobs that came for it.
     pub fetched: u64,
+    /// Why it is not known whether more refers to it.
+    pub doubt: Option<String>,
 }
 
 /// How far that is. Parts are found as manifests come in, so there may be more of them.
@@ -89,6 +91,7 @@ struct Walk<'a> {
     seen: HashSet<Digest>,
     parts: Vec<Part>,
     fetched: u64,
+    doubt: Option<String>,
 }
 
 /// Blobs that are fetched at once.
@@ -117,8 +120,8 @@ impl Mirror {
         progress: &watch::Sender<Warming>,
     ) -> Result<Warmed, Error> {
         let inner = &self.0;
-        let mut walk =
-            Walk { inner, target, wanted, progress, seen: HashSet::new(), parts: Vec::new(), fetched: 0 };
+        let (seen, parts) = (HashSet::new(), Vec::new());
+        let mut walk = Walk { inner, target, wanted, progress, seen, parts, fetched: 0, doubt: None };
         let before = match reference {
             Reference::Tag(tag) => match inner.held(target, tag)? {
                 Some(held) => Some(held),
@@ -128,7 +131,7 @@ impl Mirror {
         };
         let digest = walk.meaning(reference).await?;
         let roots = walk.follow(Root { reference: reference.clone(), digest }).await?;
-        let Walk { mut parts, fetched, .. } = walk;
+        let Walk { mut parts, fetched, doubt, .. } = walk;
         for part in &mut parts {
             part.kept = inner.kept(target, &part.descriptor.digest, part.is_manifest);
         }
@@ -136,7 +139,7 @@ impl Mirror {
         if parts.iter().any(|part| part.kept.is_none()) {
             return Err(Error::NotKept);
         }
-        Ok(Warmed { before: before.map(|stamp| stamp.digest), roots, parts, fetched })
+        Ok(Warmed { before: before.map(|stamp| stamp.digest), roots, parts, fetched, doubt })
     }
 }
 
@@ -322,7 +325,7 @@ impl Walk<'_> {
     }
 
     /// What the upstream lists as referring to a manifest; by the fallback tag too, where that is how it keeps the list.
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Root>, Error> {
+    async fn referrers(&mut self, subject: &Digest) -> Result<Vec<Root>, Error> {
         let (inner, target, name) = (self.inner, self.target, Name::Referrers(*subject));
         let ask = || async { inner.list(target, &name, &self.wanted.errand()).await };
         let list = match self.patiently(ask).await {
@@ -341,7 +344,7 @@ impl Walk<'_> {
     }
 
     /// What cosign keeps under tags of its own.
-    async fn companions(&self, subject: &Digest) -> Result<Vec<Root>, Error> {
+    async fn companions(&mut self, subject: &Digest) -> Result<Vec<Root>, Error> {
         let mut roots = Vec::new();
         for suffix in COSIGN {
             let Ok(tag) = format!("{}{suffix}", fallback_tag(subject)).parse() else { continue };
@@ -359,9 +362,13 @@ impl Walk<'_> {
     }
 
     /// Whether nothing is known to refer to something, after an error. Where only what is here is wanted, what an upstream in
-    /// trouble may have beside that is not.
-    fn is_content_with(&self, error: &Error) -> bool {
-        error.is_absence() || matches!(error, Error::Offline) || !self.wanted.is_latest
+    /// trouble may have beside that is in doubt.
+    fn is_content_with(&mut self, error: &Error) -> bool {
+        let is_known = error.is_absence() || matches!(error, Error::Offline);
+        if !is_known && !self.wanted.is_latest {
+            self.doubt.get_or_insert_with(|| error.to_string());
+        }
+        is_known || !self.wanted.is_latest
     }
 
     /// Asks again when there may be leave to ask.

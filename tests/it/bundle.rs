@@ -387,6 +387,21 @@ async fn what_cannot_be_had_is_not_exported() {
     assert_eq!(none.status.code(), Some(2), "an empty bundle is nobody's wish: {none:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_be_missing_from_a_bundle_is_said() {
+    let scene = scene().await;
+    // It was pulled, and nobody has asked what refers to it.
+    assert!(scene.near.client().pull("library/app2", "v1").await.unwrap().is(&scene.images[2]));
+    scene.near.settled().await;
+    scene.fake.fault(Match::path("/referrers/"), Times::Always, Fault::status(500));
+    let bundle = scene.path("site.tar");
+    let output = scene.near.command(&["export", "app2:v1", "-o", bundle.to_str().unwrap()]).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("app2:v1: more may refer to it"), "{said}");
+    let bare = ["export", "app2:v1", "--no-referrers", "-o", bundle.to_str().unwrap()];
+    assert_eq!(String::from_utf8_lossy(&scene.near.command(&bare).await.stderr), "");
+}
+
 /// As `docker save` wrote it before it knew OCI layouts, and podman still does. A layer that was there already is a link.
 fn docker_save(path: &Path, config: &[u8], layers: &[Blob], link: &str) {
     let hex = |blob: &Blob| blob.digest["sha256:".len()..].to_owned();

@@ -42,6 +42,8 @@ pub struct Warmed {
     pub before: Option<String>,
     /// Bytes of blobs that came for it.
     pub fetched: u64,
+    /// Why it is not known whether more refers to it; none where that is known.
+    pub doubt: Option<String>,
     /// It is not evicted.
     pub pinned: bool,
     /// The image, then what refers to it.
@@ -78,13 +80,14 @@ impl Warmed {
             image: ImageReference { reference, ..image.clone() }.to_string(),
             digest: digest.to_string(),
         };
-        let mirror::Warmed { before, roots, parts, fetched } = warmed;
+        let mirror::Warmed { before, roots, parts, fetched, doubt } = warmed;
         let roots: Vec<WarmRoot> = roots.into_iter().map(root).collect();
         Warmed {
             image: image.to_string(),
             digest: roots.first().map(|root| root.digest.clone()).unwrap_or_default(),
             before: before.map(|digest| digest.to_string()),
             fetched,
+            doubt,
             pinned,
             roots,
             parts: parts.into_iter().map(WarmPart::from).collect(),
