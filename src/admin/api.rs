@@ -12,7 +12,7 @@ use super::types::{Budgets, Explained, Missing, Scrubbing};
 use super::{Admin, answer};
 use crate::access;
 use crate::config::ByteSize;
-use crate::oci::ImageReference;
+use crate::oci::{ImageReference, Malformed};
 use crate::routing::Target;
 use crate::server::Body;
 
@@ -47,17 +47,21 @@ impl Refusal {
 
 /// The image that the query names, and where it is pulled from.
 fn named(admin: &Admin, query: Option<&str>) -> Result<(ImageReference, Target), Refusal> {
+    let image = asked_for(query)?;
+    let target = route(admin, &image)?;
+    Ok((image, target))
+}
+
+/// The image that the query names, wherever it may come from.
+fn asked_for(query: Option<&str>) -> Result<ImageReference, Refusal> {
     let refuse = |status, code, message: &str| Err(Refusal { status, code, message: message.to_owned() });
     let Some(image) = parameter(query, "image") else {
         let message = "Name an image: ?image=docker.io/library/nginx:latest";
         return refuse(StatusCode::BAD_REQUEST, "image_missing", message);
     };
-    let image: ImageReference = match image.parse() {
-        Ok(image) => image,
-        Err(fault) => return refuse(StatusCode::BAD_REQUEST, "image_invalid", &fault.to_string()),
-    };
-    let target = route(admin, &image)?;
-    Ok((image, target))
+    image
+        .parse()
+        .or_else(|fault: Malformed| refuse(StatusCode::BAD_REQUEST, "image_invalid", &fault.to_string()))
 }
 
 /// Where an image is pulled from, if it may be.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 
-use super::{Answer, Refusal, json, named, parameter};
+use super::{Answer, Refusal, asked_for, json, named, parameter, route};
 use crate::admin::types::{Image, Images, Pinned, Refreshed, Removed, RolledBack, Shown, TagHistory};
 use crate::admin::{Admin, answer};
 use crate::mirror::{self, NotDone, NotHeld};
@@ -112,10 +112,14 @@ pub(in crate::admin) async fn pin(admin: &Admin, query: Option<&str>) -> Answer 
     })
 }
 
-/// Lets it be evicted.
+/// Lets it be evicted, also where nobody may pull it any more.
 pub(in crate::admin) async fn unpin(admin: &Admin, query: Option<&str>) -> Answer {
-    let (image, target) = named(admin, query)?;
-    Ok(match admin.mirror.unpin(&target.repository, &image.reference).await {
+    let image = asked_for(query)?;
+    let repository = route(admin, &image).map_or_else(
+        |_| Repository { registry: image.registry.clone(), name: image.repository.clone() },
+        |target| target.repository,
+    );
+    Ok(match admin.mirror.unpin(&repository, &image.reference).await {
         Ok(()) => json(&Pinned { image: image.to_string(), pinned: false, content: None }),
         Err(error) => not_done(&image, &error),
     })
