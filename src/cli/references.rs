@@ -1,6 +1,6 @@
 //! Every image that a file names: a list, a compose file, manifests of Kubernetes, what Helm renders, a Dockerfile.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -115,14 +115,10 @@ fn of_dockerfile(text: &str) -> anyhow::Result<Vec<String>> {
 
 /// Lines, with those joined that end in a backslash, and without comments and here-documents.
 fn instructions(text: &str) -> Vec<String> {
-    let (mut all, mut open, mut marks) = (Vec::new(), String::new(), VecDeque::new());
-    for line in text.lines().map(str::trim) {
-        if let Some(mark) = marks.front() {
-            if line == mark {
-                marks.pop_front();
-            }
-            continue;
-        }
+    let lines: Vec<&str> = text.lines().collect();
+    let (mut all, mut open, mut at) = (Vec::new(), String::new(), 0);
+    while let Some(line) = lines.get(at).map(|line| line.trim()) {
+        at += 1;
         if line.starts_with('#') {
             continue;
         }
@@ -131,7 +127,10 @@ fn instructions(text: &str) -> Vec<String> {
         open.push(' ');
         if !goes_on {
             let line = std::mem::take(&mut open).trim().to_owned();
-            marks = marks_of(&line);
+            for mark in marks_of(&line) {
+                // What no line ends is no document.
+                at += lines[at..].iter().position(|line| mark.ends(line)).map_or(0, |length| length + 1);
+            }
             all.push(line);
         }
     }
@@ -140,18 +139,35 @@ fn instructions(text: &str) -> Vec<String> {
     all
 }
 
-/// What the here-documents end with that begin behind an instruction: `<<EOF`, `<<-'EOF'`.
-fn marks_of(line: &str) -> VecDeque<String> {
-    let takes_some = ["COPY ", "ADD ", "RUN "].iter().any(|name| line.to_uppercase().starts_with(name));
-    let begins = line.match_indices("<<").filter(|_| takes_some).map(|(at, _)| &line[at + 2..]);
-    let mark = |behind: &str| {
-        let behind = behind.strip_prefix('-').unwrap_or(behind).trim_start_matches(['"', '\'']);
-        let end = behind.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(behind.len());
-        behind[..end].to_owned()
+/// What ends a here-document: `<<EOF`, `<<-'EOF'`.
+struct Mark {
+    text: String,
+    /// It may stand behind tabs.
+    is_indented: bool,
+}
+
+impl Mark {
+    fn ends(&self, line: &str) -> bool {
+        if self.is_indented { line.trim_start_matches('\t') == self.text } else { line == self.text }
+    }
+}
+
+/// Of those that begin behind an instruction, each with a word of its own.
+fn marks_of(line: &str) -> Vec<Mark> {
+    let mut words = line.split_whitespace();
+    let instruction = words.next().unwrap_or_default();
+    if !["COPY", "ADD", "RUN"].iter().any(|own| instruction.eq_ignore_ascii_case(own)) {
+        return Vec::new();
+    }
+    let mark = |word: &str| {
+        // A file descriptor may stand before it. `<<<` is a text and no document.
+        let text = word.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix("<<")?;
+        let (text, is_indented) = text.strip_prefix('-').map_or((text, false), |text| (text, true));
+        let text = text.trim_matches(['"', '\'']);
+        let is_mark = !text.is_empty() && !text.starts_with('<');
+        is_mark.then(|| Mark { text: text.to_owned(), is_indented })
     };
-    // `<<<` is a text and no document.
-    let begins = begins.filter(|behind| !behind.starts_with('<'));
-    begins.map(mark).filter(|mark| mark.starts_with(|c: char| !c.is_ascii_digit())).collect()
+    words.filter_map(mark).collect()
 }
 
 /// The name with its variables replaced, from `values` or by what stands with them for that case. `None` for nothing.
@@ -216,8 +232,9 @@ mod tests {
                           COPY --from=0 /b /b\nCOPY --from=busybox:$VERSION /c /c\nfrom BUILD\n";
         assert_eq!(named("Dockerfile", dockerfile), ["rust:1.27", "tools:1", "busybox:1.27"]);
         assert_eq!(named("x", "FROM alpine"), ["alpine"]);
-        let here = "FROM a:1\nCOPY <<EOF <<-\"END\" /there/\nfrom flask import Flask\nEOF\n  FROM no\n  END\nRUN cat <<< FROM\nFROM b:2";
-        assert_eq!(named("Dockerfile", here), ["a:1", "b:2"]);
+        let here = "FROM a:1\nCOPY <<EOF <<-\"END\" /there/\nfrom flask import Flask\n EOF\nEOF\nFROM no\n\tEND\nRUN cat <<< FROM\nFROM b:2\n\
+                    RUN 3<<end-of-it cat\nFROM no\nend-of-it\nRUN python3 -c \"print(1<<n)\" $((1 <<n))\nFROM c:3";
+        assert_eq!(named("Dockerfile", here), ["a:1", "b:2", "c:3"]);
     }
 
     #[test]

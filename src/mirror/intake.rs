@@ -151,7 +151,7 @@ impl Mirror {
             inner.refer(target, &subject, &descriptor).await?;
         }
         inner.missing.found(target, reference);
-        inner.missing.found(target, &Reference::Digest(*digest));
+        manifests.iter().for_each(|digest| inner.missing.found(target, &Reference::Digest(*digest)));
         let Reference::Tag(tag) = reference else { return Ok(Adopted { before: None }) };
         let name = Name::Tag(tag.clone());
         let before = inner.store.name(&target.repository, &name).map(|stamp| stamp.digest);

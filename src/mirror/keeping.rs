@@ -1,9 +1,13 @@
 //! What the operator has kept, and taken out.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use super::inventory::Part;
-use super::{Inner, Mirror};
+use super::{Inner, Mirror, Upstream};
+use crate::config::UpstreamId;
 use crate::oci::{Digest, Reference, Repository};
 use crate::routing::Target;
 use crate::store::{self, Name, Pin};
@@ -69,8 +73,7 @@ impl Mirror {
             return Err(NotDone::TooLarge { wanted, limit: fullness.limit });
         }
         let before = inner.store.pins(&target.repository).into_iter().find(|pin| pin.reference == *reference);
-        let digests = inner.with_lists(target, &parts);
-        inner.store.pin(pin(&target.repository, reference, digests, before.as_ref())).await?;
+        inner.store.pin(inner.pin_of(target, reference, &parts, before.as_ref())).await?;
         Ok(digest)
     }
 
@@ -155,12 +158,37 @@ impl Inner {
         digest.ok_or(NotDone::Unknown)
     }
 
-    /// The digests of `parts`, and of the lists that say what refers to them: without its list nobody finds a signature.
-    fn with_lists(&self, target: &Target, parts: &[Part]) -> Vec<Digest> {
-        let digests = parts.iter().map(|part| part.descriptor.digest);
+    /// Of the parts, and of the lists that say what refers to them: without its list nobody finds a signature. The image's own
+    /// manifest is the first of its parts, and of the pin. As long as that is the same no part is let go: a manifest that is
+    /// damaged, and is not here for a while, does not say any more what it named.
+    fn pin_of(&self, target: &Target, reference: &Reference, parts: &[Part], before: Option<&Pin>) -> Pin {
+        let own = parts.iter().map(|part| part.descriptor.digest);
         let manifests = parts.iter().filter(|part| part.is_manifest).map(|part| part.descriptor.digest);
         let list = |digest| self.store.name(&target.repository, &Name::Referrers(digest));
-        digests.chain(manifests.filter_map(list).map(|stamp| stamp.digest)).collect()
+        let mut digests: Vec<Digest> =
+            own.chain(manifests.filter_map(list).map(|stamp| stamp.digest)).collect();
+        if let Some(before) = before.filter(|before| before.digests.first() == digests.first()) {
+            let known: HashSet<Digest> = digests.iter().copied().collect();
+            // A list has no proof, and the one of before is of no use.
+            let is_part = |digest: &&Digest| self.proof(target, digest).is_some();
+            digests.extend(before.digests.iter().filter(|digest| !known.contains(digest)).filter(is_part));
+        }
+        Pin { repository: target.repository.clone(), reference: reference.clone(), digests }
+    }
+
+    /// What tags are served as may have changed with the configuration: their pins follow.
+    pub(super) async fn follow_all_pins(&self) {
+        for repository in self.store.pinned_repositories() {
+            let is_its =
+                |upstream: &Arc<ArcSwap<Upstream>>| upstream.load().config.registry == repository.registry;
+            let Some(upstream) = self.upstreams.iter().position(is_its) else { continue };
+            let target = Target { upstream: UpstreamId::new(upstream), repository: repository.clone() };
+            let has_moved = |pin: &Pin| {
+                let meaning = self.meaning(&target, &pin.reference);
+                meaning.is_ok_and(|digest| pin.digests.first() != Some(&digest))
+            };
+            self.follow_pins(&target, has_moved).await;
+        }
     }
 
     /// A tag of the target's repository means something else, or a manifest is here that says what an image consists of: the
@@ -170,8 +198,7 @@ impl Inner {
             let _one_at_a_time = self.pinning.lock().await;
             let Ok(digest) = self.meaning(target, &old.reference) else { continue };
             let parts = self.parts(target, &digest).await;
-            let digests = self.with_lists(target, &parts);
-            let new = pin(&target.repository, &old.reference, digests, Some(&old));
+            let new = self.pin_of(target, &old.reference, &parts, Some(&old));
             let is_held = self.store.is_pinned(&target.repository, &old.reference);
             if !is_held || new == old {
                 continue;
@@ -181,19 +208,4 @@ impl Inner {
             }
         }
     }
-}
-
-/// The image's own manifest is the first of its parts, and of the pin. As long as that is the same nothing is let go: a
-/// manifest that is damaged, and is not here for a while, does not say any more what it named.
-fn pin(
-    repository: &Repository,
-    reference: &Reference,
-    mut digests: Vec<Digest>,
-    before: Option<&Pin>,
-) -> Pin {
-    if let Some(before) = before.filter(|before| before.digests.first() == digests.first()) {
-        let known: HashSet<Digest> = digests.iter().copied().collect();
-        digests.extend(before.digests.iter().filter(|digest| !known.contains(digest)));
-    }
-    Pin { repository: repository.clone(), reference: reference.clone(), digests }
 }

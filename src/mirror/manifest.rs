@@ -56,8 +56,10 @@ impl Mirror {
             Reference::Tag(tag) => self.0.by_tag(target, tag, asked).await,
         };
         let answer = answer.inspect_err(|error| self.0.missing.note(target, reference, error))?;
-        if self.0.missing.knows(target, reference) && self.0.can_be_had(target, &answer.digest).await {
-            self.0.missing.found(target, reference);
+        let exact = Reference::Digest(answer.digest);
+        let is_missed = [reference, &exact].into_iter().any(|name| self.0.missing.knows(target, name));
+        if is_missed && self.0.can_be_had(target, &answer).await {
+            [reference, &exact].into_iter().for_each(|name| self.0.missing.found(target, name));
         }
         if let Some(bytes) = &answer.bytes {
             let blobs = || Manifest::parse(bytes).unwrap_or_default().blobs;
@@ -207,10 +209,14 @@ impl Inner {
         Ok(Some(answer(*digest, Document::of(bytes, Some(&link.media_type)), Served::Revalidated)))
     }
 
-    /// Whether a pull of it will come to its end: somebody may be asked, or all that its manifests name is here.
-    async fn can_be_had(&self, target: &Target, digest: &Digest) -> bool {
-        !self.is_offline()
-            || self.parts(target, digest).await.iter().all(|part| part.is_manifest || part.kept.is_some())
+    /// Whether a pull of it will come to its end: somebody has just been asked, or all that its manifests name is here.
+    async fn can_be_had(&self, target: &Target, answer: &ManifestAnswer) -> bool {
+        matches!(answer.served, Served::Miss | Served::Joined | Served::Revalidated)
+            || self
+                .parts(target, &answer.digest)
+                .await
+                .iter()
+                .all(|part| part.is_manifest || part.kept.is_some())
     }
 
     /// Everybody who waits has the document as soon as it is proven; that it reaches the disk is awaited by nobody but a

@@ -145,7 +145,7 @@ impl Mirror {
         });
         let upstreams = upstreams.collect::<Result<_, _>>()?;
         let absent = Cache::builder().max_capacity(MOST_ABSENT).expire_after(NegativeTtl);
-        Ok(Mirror(Arc::new(Inner {
+        let mirror = Mirror(Arc::new(Inner {
             is_offline,
             upstreams,
             store: store.clone(),
@@ -161,7 +161,9 @@ impl Mirror {
             missing: Missing::open(store, life),
             holds: Holds::open(store),
             life: life.clone(),
-        })))
+        }));
+        mirror.pins_follow();
+        Ok(mirror)
     }
 
     /// Gets ready to work by `config`, which has the upstreams, endpoints and accounts that this mirror was made with.
@@ -195,6 +197,13 @@ impl Mirror {
         self.0.is_offline.send_replace(config.offline);
         self.0.absent.invalidate_all();
         self.0.troubles.invalidate_all();
+        self.pins_follow();
+    }
+
+    /// By themselves.
+    fn pins_follow(&self) {
+        let inner = Arc::clone(&self.0);
+        drop(self.0.life.spawn("follow pins", async move { inner.follow_all_pins().await }));
     }
 
     /// What is left of the budgets of all upstreams, and who waits for them.

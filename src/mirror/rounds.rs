@@ -33,6 +33,8 @@ struct Inner {
     noted: Mutex<Noted>,
     /// One note at a time, so that a later one is not overtaken by an earlier one.
     noting: tokio::sync::Mutex<()>,
+    /// One at a time says for whose sake something is pinned, and pins it or lets it go.
+    pinning: tokio::sync::Mutex<()>,
 }
 
 /// One `[[warm]]`, and whoever goes its rounds.
@@ -129,6 +131,7 @@ impl Rounds {
             plans: Mutex::default(),
             noted: Mutex::new(note.unwrap_or_default()),
             noting: tokio::sync::Mutex::default(),
+            pinning: tokio::sync::Mutex::default(),
         }));
         rounds.configure(config);
         rounds
@@ -292,6 +295,7 @@ impl Inner {
         if !warm.pin {
             return;
         }
+        let _one_at_a_time = self.pinning.lock().await;
         for root in &warmed.roots {
             let name = (image_name(image), root.reference.to_string());
             // What was pinned by hand stays so.
@@ -314,12 +318,15 @@ impl Inner {
         self.noted().pinned.values().any(|roots| roots.contains(root))
     }
 
-    /// What was pinned for the sake of a [[warm]] that is no more. One that got another name has its round first.
+    /// What was pinned for the sake of a [[warm]] that is no more. One that got another name has its round first, and all of
+    /// it.
     async fn tidy(&self, rules: &Rules) {
         let warms = &rules.config.warm;
         let orphans: BTreeSet<String> = {
             let noted = self.noted();
-            let are_all_here = warms.iter().all(|warm| noted.rounds.contains_key(&warm.name));
+            let is_here =
+                |warm: &Warm| noted.rounds.get(&warm.name).is_some_and(|last| last.failed.is_empty());
+            let are_all_here = warms.iter().all(is_here);
             let is_gone = |name: &&String| are_all_here && !warms.iter().any(|warm| warm.name == **name);
             noted.rounds.keys().chain(noted.pinned.keys()).filter(is_gone).cloned().collect()
         };
@@ -337,6 +344,7 @@ impl Inner {
 
     /// What was pinned for the sake of an earlier round, and is not wished for any more by this [[warm]] or another one.
     async fn let_go(&self, name: &str, wished: &BTreeSet<Root>) {
+        let _one_at_a_time = self.pinning.lock().await;
         let pinned = self.noted().pinned.get(name).cloned().unwrap_or_default();
         let is_for_another = |root: &Root| {
             let noted = self.noted();

@@ -141,6 +141,11 @@ impl Store {
         pins.collect()
     }
 
+    /// The repositories in which something is pinned, in order.
+    pub fn pinned_repositories(&self) -> Vec<Repository> {
+        self.0.index.pinned_repositories().into_iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
     /// Whether there is a pin of `reference`.
     pub fn is_pinned(&self, repository: &Repository, reference: &Reference) -> bool {
         self.0.index.is_pinned(repository, reference)

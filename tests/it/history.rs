@@ -9,7 +9,7 @@ use tidelock::config::{Config, Hold};
 use crate::support::house::House;
 use crate::support::images::Image;
 use crate::support::registry::FakeRegistry;
-use crate::support::time::Frozen;
+use crate::support::time::{Frozen, rest};
 
 /// A tag that has moved twice, as this mirror has seen.
 async fn scene() -> (FakeRegistry, House, Vec<Image>) {
@@ -87,6 +87,17 @@ async fn pinned(house: &House, images: &[Image]) -> Vec<bool> {
         pinned.push(house.admin().get(&path).await.json()["blobs"][0]["pinned"] == true);
     }
     pinned
+}
+
+/// Looks until they are. The clock stands still.
+async fn becomes_pinned(house: &House, images: &[Image], which: [bool; 3]) {
+    for _ in 0..1_000 {
+        if pinned(house, images).await == which {
+            return;
+        }
+        rest(|| 0).await;
+    }
+    panic!("{:?} and not {which:?}", pinned(house, images).await);
 }
 
 #[tokio::test]
@@ -168,10 +179,13 @@ async fn as_it_stood_at_a_date() {
         let tags = vec![tags.parse().unwrap()];
         move |config: &mut Config| config.upstreams[0].holds = vec![Hold { tags, at }]
     };
+    assert_eq!(house.command(&["pin", "app:v1"]).await.status.code(), Some(0));
+    assert_eq!(pinned(&house, &images).await, [false, false, true]);
     // The first image came after one day, the second after two, the third after three.
     let house = house.restart(hold(begun + DAY * 5 / 2, "library/app:v1")).await;
     fake.clear();
     serves(&house, &images[1]).await;
+    becomes_pinned(&house, &images, [false, true, false]).await;
     assert_eq!(fake.total(), 0, "nobody is asked");
     assert!(history(&house).await.contains(&(images[1].digest().to_owned(), false, true)));
     // What the upstream has is still noted when it is asked for by hand, and a hold by hand wins.
@@ -201,4 +215,5 @@ async fn as_it_stood_at_a_date() {
     // Others go their way.
     let house = house.restart(hold(begun, "library/app:v1?")).await;
     serves(&house, &images[2]).await;
+    becomes_pinned(&house, &images, [false, false, true]).await;
 }

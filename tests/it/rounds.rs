@@ -7,6 +7,7 @@ use tidelock::config::{Bandwidth, Config, Warm};
 use tidelock::lifecycle::time_of_day;
 
 use crate::support::eventually::eventually;
+use crate::support::faults::{Fault, Match, Times};
 use crate::support::house::{House, Process};
 use crate::support::images::Image;
 use crate::support::registry::FakeRegistry;
@@ -237,9 +238,16 @@ async fn what_another_wishes_for_stays_and_what_nobody_does_any_more_is_let_go()
     assert_eq!(second["failed"], Value::Array(vec![]), "{second}");
     becomes_pinned(&house, &fake, "app:v2", false).await;
 
-    // It goes by another name, and what both wished for is wished for by one.
+    // It goes by another name, and what both wished for is wished for by one, which has trouble at first.
+    let down = fake.fault(Match::manifests().any_method(), Times::Always, Fault::status(503));
     let house = house.restart(|config| config.warm = vec![warm("renamed", &["app:v1"])]).await;
-    ended(&house, &fake, 0).await;
+    let failed = ended(&house, &fake, 0).await;
+    assert_eq!(failed["failed"].as_array().unwrap().len(), 1, "{failed}");
+    rest(|| fake.total()).await;
+    assert!(is_pinned(&house, "app:v1").await);
+    down.lift();
+    clock.advance(16 * MINUTE).await;
+    ended(&house, &fake, failed["begun"].as_u64().unwrap()).await;
     rest(|| fake.total()).await;
     assert!(is_pinned(&house, "app:v1").await);
 

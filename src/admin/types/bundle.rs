@@ -20,6 +20,7 @@ pub struct Lacking {
     /// How much of that is pinned, in bytes.
     pub pinned: u64,
     /// How much of what was asked about is here and not pinned, in bytes.
+    #[serde(default)]
     pub evictable: u64,
 }
 

@@ -221,6 +221,22 @@ impl Index {
         found.unwrap_or_default()
     }
 
+    /// Every repository in which there is a pin.
+    pub(super) fn pinned_repositories(&self) -> Vec<String> {
+        let found = self.shelf.read(|read| {
+            let mut found: Vec<String> = Vec::new();
+            for row in read.open_table(PINS)?.range::<(&str, &str)>(..)? {
+                let (at, _) = row?;
+                let (repository, _) = at.value();
+                if found.last().is_none_or(|last| last != repository) {
+                    found.push(repository.to_owned());
+                }
+            }
+            Ok(Some(found))
+        });
+        found.unwrap_or_default()
+    }
+
     /// The note called `name`.
     pub(super) fn note(&self, name: &str) -> Option<Vec<u8>> {
         self.shelf.read(|read| Ok(read.open_table(NOTES)?.get(name)?.map(|row| row.value().to_vec())))
