@@ -275,7 +275,7 @@ impl Seek for Joined {
 impl Read for Headers {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len().min(self.left.get());
-        if most < buffer.len() && most == 0 {
+        if most == 0 && !buffer.is_empty() {
             return Err(io::Error::other(format!(
                 "a name or another header has more than {LARGEST_HEADER} bytes"
             )));

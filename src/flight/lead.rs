@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
+use std::future::Future;
 
-use super::crew::{Crew, Piece};
+use super::crew::Crew;
 use super::{Error, Order, Seat, State};
 use crate::store::{Link, Partial};
 use crate::upstream::{self, Transfer};
@@ -23,8 +24,7 @@ impl Seat {
         }
         let boarding = order.client.board(&order.errand, &order.repository.name).await?;
         let opening = self.inner.store.partial(order.digest, order.size);
-        let opened = order.errand.unless_stopping(&self.inner.life, opening).await;
-        let mut partial = opened.map_err(upstream::Error::Refused)??;
+        let mut partial = self.unless_stopping(order, opening).await??;
         // Whoever brought it in by hand meanwhile may have finished it.
         if self.inner.store.size(&order.digest).await.is_some() {
             partial.discard();
@@ -32,8 +32,7 @@ impl Seat {
         }
         let (name, from) = (&order.repository.name, partial.kept());
         let beginning = order.client.blob(boarding, name, &order.digest, from, order.size);
-        let begun = order.errand.unless_stopping(&self.inner.life, beginning).await;
-        let begun = begun.map_err(upstream::Error::Refused).flatten();
+        let begun = self.unless_stopping(order, beginning).await?;
         if order.size.is_none() && matches!(begun, Err(upstream::Error::BadAnswer { .. })) {
             // What is kept may be of another body, longer than the blob: the next try begins anew.
             partial.discard();
@@ -60,7 +59,7 @@ impl Seat {
         let spread = may_spread.then(|| self.inner.spread(&order.repository.registry));
         let mut crew = Crew::new(order, transfer, spread.as_ref(), &self.inner.metrics);
         let mut sources = BTreeSet::new();
-        while let Some(piece) = self.next(order, &mut crew).await? {
+        while let Some(piece) = self.unless_stopping(order, crew.next()).await?? {
             sources.insert(piece.source);
             partial.write(piece.offset, piece.bytes).await?;
         }
@@ -78,10 +77,10 @@ impl Seat {
         })
     }
 
-    /// Where nobody waits for it, it ends with the house, and what came stays.
-    async fn next(&self, order: &Order, crew: &mut Crew) -> Result<Option<Piece>, Error> {
-        let piece = order.errand.unless_stopping(&self.inner.life, crew.next()).await;
-        piece.map_err(upstream::Error::Refused)?
+    /// Does `step`; where nobody waits for the blob, it ends with the house, and what came stays.
+    async fn unless_stopping<T>(&self, order: &Order, step: impl Future<Output = T>) -> Result<T, Error> {
+        let done = order.errand.unless_stopping(&self.inner.life, step).await;
+        done.map_err(|refused| upstream::Error::Refused(refused).into())
     }
 
     /// A proven blob that cannot be kept has still been served. Its link is handed in first, so that it is in the

@@ -106,27 +106,19 @@ impl Mirror {
             return Err(NotDone::Pinned);
         }
         let held = inner.held_in(target);
-        for (tag, digest) in &held {
-            match reference {
-                Reference::Tag(own) if own == tag => return Err(NotDone::Held(*digest)),
-                Reference::Digest(own) if own == digest => return Err(NotDone::Named(tag.to_string())),
-                _ => {}
-            }
+        if let Some((_, digest)) = held.iter().find(|(tag, _)| *reference == Reference::Tag(tag.clone())) {
+            return Err(NotDone::Held(*digest));
         }
         let mut doomed: HashSet<Digest> =
             inner.parts(target, &digest).await.iter().map(|part| part.descriptor.digest).collect();
-        for (tag, stamp) in inner.store.tags_of(&target.repository) {
+        let stamped = inner.store.tags_of(&target.repository).into_iter();
+        for (tag, digest) in stamped.map(|(tag, stamp)| (tag, stamp.digest)).chain(held) {
             if *reference == Reference::Tag(tag.clone()) {
                 continue;
             }
-            if *reference == Reference::Digest(stamp.digest) {
+            if *reference == Reference::Digest(digest) {
                 return Err(NotDone::Named(tag.to_string()));
             }
-            for part in inner.parts(target, &stamp.digest).await {
-                doomed.remove(&part.descriptor.digest);
-            }
-        }
-        for (_, digest) in held {
             for part in inner.parts(target, &digest).await {
                 doomed.remove(&part.descriptor.digest);
             }

@@ -329,7 +329,7 @@ impl Walk<'_> {
         let (inner, target, name) = (self.inner, self.target, Name::Referrers(*subject));
         let ask = || async { inner.list(target, &name, &self.wanted.errand()).await };
         let list = match self.patiently(ask).await {
-            Err(error) if self.is_content_with(&error) => return Ok(Vec::new()),
+            Err(error) if self.makes_do_with(&error) => return Ok(Vec::new()),
             list => list?,
         };
         let referrers = Referrers::parse(&list.document).unwrap_or_default();
@@ -354,16 +354,16 @@ impl Walk<'_> {
                     let Name::Tag(tag) = name else { continue };
                     roots.push(Root { reference: Reference::Tag(tag), digest });
                 }
-                Err(error) if self.is_content_with(&error) => {}
+                Err(error) if self.makes_do_with(&error) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(roots)
     }
 
-    /// Whether nothing is known to refer to something, after an error. Where only what is here is wanted, what an upstream in
-    /// trouble may have beside that is in doubt.
-    fn is_content_with(&mut self, error: &Error) -> bool {
+    /// Whether nothing is taken to refer to something, after an error. Where only what is here is wanted, what an upstream in
+    /// trouble may have beside that is in doubt, which is noted.
+    fn makes_do_with(&mut self, error: &Error) -> bool {
         let is_known = error.is_absence() || matches!(error, Error::Offline);
         if !is_known && !self.wanted.is_latest {
             self.doubt.get_or_insert_with(|| error.to_string());

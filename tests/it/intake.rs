@@ -27,10 +27,8 @@ async fn site(adjust: impl FnOnce(&mut Config)) -> House {
 }
 
 async fn told(site: &House, path: &str, body: impl Into<Bytes>) -> (u16, Value) {
-    let answer = site.admin().stream(Method::POST, path, &[], body.into()).await.unwrap();
-    let status = answer.status;
-    let mut answer = answer;
-    (status, serde_json::from_slice(&answer.read_to_end().await.0).unwrap())
+    let mut answer = site.admin().stream(Method::POST, path, &[], body.into()).await.unwrap();
+    (answer.status, serde_json::from_slice(&answer.read_to_end().await.0).unwrap())
 }
 
 async fn put(site: &House, blobs: impl IntoIterator<Item = &Blob>) {

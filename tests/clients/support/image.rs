@@ -12,7 +12,7 @@ use super::layer::{self, GZIP, Layer, Witness};
 use super::process::{client, run};
 use super::servers::Upstream;
 use super::shapes::{self, Shapes};
-use crate::fakes::images::Algorithm;
+use crate::fakes::images::{Algorithm, OCI_INDEX};
 
 /// What a test knows about an image that it pulls.
 #[derive(Clone, Serialize, Deserialize)]
@@ -168,9 +168,6 @@ fn lay_out(dir: &Path, image: &Image) {
         fs::rename(dir.join(hex), dir.join(name)).unwrap();
     }
 }
-
-/// What holds images of many platforms.
-pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// One layer, Docker's media types.
 fn one(out: &Path) -> Image {

@@ -7,13 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::image::{
-    DOCKER, Image, Images, MediaTypes, NATIVE, OCI, OCI_INDEX, Platform, hex, index, platform, put, single,
+    DOCKER, Image, Images, MediaTypes, NATIVE, OCI, Platform, hex, index, platform, put, single,
 };
 use super::layer::{self, GZIP, Layer, Packing};
-use crate::fakes::images::{Algorithm, Blob};
+use crate::fakes::images::{Algorithm, Blob, DOCKER_LIST, OCI_INDEX};
 use crate::fakes::registry::FakeRegistry;
 
-const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const ZSTD: MediaTypes = MediaTypes { layer: "application/vnd.oci.image.layer.v1.tar+zstd", ..OCI };
 const CHART: MediaTypes = MediaTypes {
     config: "application/vnd.cncf.helm.config.v1+json",
