@@ -186,13 +186,13 @@ impl Inner {
     /// A tag of the target's repository means something else, or a manifest is here that says what an image consists of: the
     /// pins that `concerns` picks hold what there is now.
     pub(super) async fn follow_pins(&self, target: &Target, concerns: impl Fn(&Pin) -> bool) {
+        // Whoever pins meanwhile may have looked before, and its pin is to be seen here.
+        let _one_at_a_time = self.pinning.lock().await;
         for old in self.store.pins(&target.repository).into_iter().filter(concerns) {
-            let _one_at_a_time = self.pinning.lock().await;
             let Ok(digest) = self.meaning(target, &old.reference) else { continue };
             let parts = self.parts(target, &digest).await;
             let new = self.pin_of(target, &old.reference, &parts, Some(&old));
-            let is_held = self.store.is_pinned(&target.repository, &old.reference);
-            if !is_held || new == old {
+            if new == old {
                 continue;
             }
             if let Err(error) = self.store.pin(new).await {

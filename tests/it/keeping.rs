@@ -154,6 +154,21 @@ async fn a_pin_learns_of_what_is_proven() {
     eventually(|| async { house.metric("tidelock_cache_pinned_bytes").await >= LAYER as f64 }).await;
 }
 
+/// Images whose manifests are still on their way into the index when they are pinned: each pin has the layer in the end.
+#[tokio::test]
+async fn a_pin_learns_of_what_arrives_beside_it() {
+    let fake = FakeRegistry::start().await;
+    let house = House::over(&fake).await;
+    for n in 0..16 {
+        let repository = format!("library/beside{n}");
+        fake.push(&repository, "v0", &Image::layers(100 + n, &[LAYER]));
+        house.client().get(&format!("/v2/{repository}/manifests/v0")).await;
+        eventually_eq(200, || async { post(&house, "pin", &format!("beside{n}:v0")).await.0 }).await;
+        house.client().pull(&repository, "v0").await.unwrap();
+    }
+    eventually(|| async { house.metric("tidelock_cache_pinned_bytes").await >= (16 * LAYER) as f64 }).await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_pinned() {
     let (_fake, house) = scene().await;
