@@ -63,9 +63,10 @@ fn in_words(images: &[Image]) -> String {
         let name = &image.image;
         writeln!(
             text,
-            "{name:<width$}  {digest}  {bytes:>10}  {confirmed:<11}  {}{}",
+            "{name:<width$}  {digest}  {bytes:>10}  {confirmed:<11}  {}{}{}",
             here(&image.content),
-            if image.pinned { ", pinned" } else { "" }
+            if image.pinned { ", pinned" } else { "" },
+            if image.held { ", held" } else { "" }
         )
         .expect("a String takes every text");
     }

@@ -48,7 +48,7 @@ fn in_words(shown: &Shown) -> String {
     let mut line = |name: &str, value: &str| {
         writeln!(text, "  {name:<10} {value}").expect("a String takes every text");
     };
-    line("digest", &shown.digest);
+    line("digest", &format!("{}{}", shown.digest, if shown.held { ", held" } else { "" }));
     if let Some(since) = shown.since {
         line("since", &httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(since)));
     }

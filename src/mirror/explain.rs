@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::check::age_of;
+use super::history::Meaning;
 use super::inventory::Content;
 use super::{Inner, Mirror, Subject};
 use crate::freshness::{Remembered, Verdict, judge, may_serve_stale};
@@ -96,17 +97,14 @@ impl Inner {
         let (tag, subject) = match reference {
             Reference::Tag(tag) => {
                 let name = Name::Tag(tag.clone());
-                let facts = match self.held(target, tag) {
-                    Ok(Some(stamp)) => Some(held(&stamp)),
-                    Err(error) => {
-                        not_then = Some(error);
-                        None
-                    }
-                    Ok(None) => {
-                        let stamp = self.store.name(&target.repository, &name);
-                        stamp.map(|stamp| self.facts(target, tag, &stamp))
-                    }
-                };
+                let meaning = self.meaning(target, tag).unwrap_or_else(|error| {
+                    not_then = Some(error);
+                    None
+                });
+                let facts = meaning.map(|Meaning { stamp, is_held }| match is_held {
+                    true => held(&stamp),
+                    false => self.facts(target, tag, &stamp),
+                });
                 (facts, Subject::Name(name))
             }
             Reference::Digest(digest) => (None, Subject::Manifest(*digest)),

@@ -30,6 +30,15 @@ pub struct Episode {
     pub is_held: bool,
 }
 
+/// What a tag is served as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meaning {
+    /// The content; where the tag is held, as confirmed at this moment.
+    pub stamp: Stamp,
+    /// It is held at that, whatever the upstream says.
+    pub is_held: bool,
+}
+
 /// Why a tag is not rolled back, or not released.
 #[derive(Debug, thiserror::Error)]
 pub enum NotHeld {
@@ -72,6 +81,14 @@ const PREVIOUS: &str = "previous";
 const SHORTEST: usize = 6;
 
 impl Mirror {
+    /// What a tag is served as, as far as that is known here; nobody is asked.
+    ///
+    /// # Errors
+    /// [`Error::NotThen`].
+    pub fn meaning(&self, target: &Target, tag: &Tag) -> Result<Option<Meaning>, Error> {
+        self.0.meaning(target, tag)
+    }
+
     /// What a tag has meant, as far as is known here, the latest first.
     pub fn history(&self, target: &Target, tag: &Tag) -> Vec<Episode> {
         let (inner, repository) = (&self.0, &target.repository);
@@ -134,6 +151,12 @@ impl Mirror {
 }
 
 impl Inner {
+    pub(super) fn meaning(&self, target: &Target, tag: &Tag) -> Result<Option<Meaning>, Error> {
+        let held = self.held(target, tag)?.map(|stamp| Meaning { stamp, is_held: true });
+        let known = || self.store.name(&target.repository, &Name::Tag(tag.clone()));
+        Ok(held.or_else(|| known().map(|stamp| Meaning { stamp, is_held: false })))
+    }
+
     /// What a tag is held at, where it is: by hand, else as it stood at the date that the configuration names.
     ///
     /// # Errors

@@ -61,7 +61,7 @@ impl Mirror {
     /// [`NotDone`].
     pub async fn pin(&self, target: &Target, reference: &Reference) -> Result<Digest, NotDone> {
         let inner = &self.0;
-        let digest = inner.meaning(target, reference)?;
+        let digest = inner.meant_by(target, reference)?;
         let _one_at_a_time = inner.pinning.lock().await;
         let parts = inner.parts(target, &digest).await;
         let fullness = inner.store.fullness();
@@ -101,7 +101,7 @@ impl Mirror {
     /// [`NotDone`].
     pub async fn remove(&self, target: &Target, reference: &Reference) -> Result<Removed, NotDone> {
         let inner = &self.0;
-        let digest = inner.meaning(target, reference)?;
+        let digest = inner.meant_by(target, reference)?;
         if inner.store.is_pinned(&target.repository, reference) {
             return Err(NotDone::Pinned);
         }
@@ -138,13 +138,11 @@ impl Mirror {
 
 impl Inner {
     /// What a reference means to those who pull it, as far as that is known here.
-    fn meaning(&self, target: &Target, reference: &Reference) -> Result<Digest, NotDone> {
+    fn meant_by(&self, target: &Target, reference: &Reference) -> Result<Digest, NotDone> {
         let digest = match reference {
-            Reference::Tag(tag) => match self.held(target, tag) {
-                Ok(None) => self.store.name(&target.repository, &Name::Tag(tag.clone())),
-                held => held.ok().flatten(),
+            Reference::Tag(tag) => {
+                self.meaning(target, tag).ok().flatten().map(|meaning| meaning.stamp.digest)
             }
-            .map(|stamp| stamp.digest),
             Reference::Digest(digest) => self.proof(target, digest).map(|_| *digest),
         };
         digest.ok_or(NotDone::Unknown)
@@ -176,7 +174,7 @@ impl Inner {
             let Some(upstream) = self.upstreams.iter().position(is_its) else { continue };
             let target = Target { upstream: UpstreamId::new(upstream), repository: repository.clone() };
             let has_moved = |pin: &Pin| {
-                let meaning = self.meaning(&target, &pin.reference);
+                let meaning = self.meant_by(&target, &pin.reference);
                 meaning.is_ok_and(|digest| pin.digests.first() != Some(&digest))
             };
             self.follow_pins(&target, has_moved).await;
@@ -189,7 +187,7 @@ impl Inner {
         // Whoever pins meanwhile may have looked before, and its pin is to be seen here.
         let _one_at_a_time = self.pinning.lock().await;
         for old in self.store.pins(&target.repository).into_iter().filter(concerns) {
-            let Ok(digest) = self.meaning(target, &old.reference) else { continue };
+            let Ok(digest) = self.meant_by(target, &old.reference) else { continue };
             let parts = self.parts(target, &digest).await;
             let new = self.pin_of(target, &old.reference, &parts, Some(&old));
             if new == old {

@@ -36,7 +36,7 @@ pub use crate::flight::Progress;
 pub use check::Refreshed;
 pub use error::Error;
 pub use explain::{Explanation, Prospect, TagFacts};
-pub use history::{Episode, NotHeld};
+pub use history::{Episode, Meaning, NotHeld};
 pub use intake::{Adopted, NotAdopted, NotTaken};
 pub use inventory::{Content as CachedContent, Part};
 pub use keeping::{NotDone, Removed};

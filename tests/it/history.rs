@@ -65,6 +65,10 @@ async fn a_way_back_from_a_bad_push() {
     serves(&house, &images[1]).await;
     assert_eq!(fake.total(), 0, "nobody is asked");
     assert!(history(&house).await.contains(&(digest(1), false, true)));
+    let shown = house.admin().get("/api/v1/image?image=app:v1").await.json();
+    assert_eq!((&shown["digest"], &shown["held"]), (&digest(1).into(), &true.into()), "what is served");
+    let listed = &house.admin().get("/api/v1/images").await.json()["images"][0];
+    assert_eq!((&listed["digest"], &listed["held"]), (&digest(1).into(), &true.into()));
     let explained = house.admin().get("/api/v1/explain?image=app:v1").await.json();
     assert_eq!((&explained["prospect"], &explained["tag"]["verdict"]), (&"hit".into(), &"held".into()));
 

@@ -1,5 +1,6 @@
 //! What is asked about images, and said of them.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
@@ -7,12 +8,11 @@ use http::{Response, StatusCode};
 use super::{Answer, Refusal, asked_for, json, named, parameter, route};
 use crate::admin::types::{Image, Images, Pinned, Refreshed, Removed, RolledBack, Shown, TagHistory};
 use crate::admin::{Admin, answer};
-use crate::mirror::{self, NotDone, NotHeld};
+use crate::mirror::{self, Meaning, NotDone, NotHeld};
 use crate::oci::{ImageReference, Reference, Repository, Tag};
 use crate::routing::Target;
 use crate::scheduler::{ClientAddr, Errand, Priority};
 use crate::server::Body;
-use crate::store::Name;
 
 /// How long a check that an operator asked for may wait for its turn.
 const LONGEST_HOLD: Duration = Duration::from_secs(5);
@@ -44,12 +44,14 @@ pub(in crate::admin) async fn images(admin: &Admin, query: Option<&str>) -> Resp
     let (mut images, mut next) = (Vec::new(), None);
     for (Repository { registry, name: repository }, tag, stamp) in found {
         let target = rules.router.route(Some(&registry), None, &repository);
-        let image = ImageReference { registry, repository, reference: Reference::Tag(tag) };
+        let image = ImageReference { registry, repository, reference: Reference::Tag(tag.clone()) };
         if let Ok(target) = target {
-            let content = admin.mirror.content(&target, &stamp.digest).await;
+            let meaning = admin.mirror.meaning(&target, &tag).ok().flatten();
+            let meaning = meaning.unwrap_or(Meaning { stamp, is_held: false });
+            let content = admin.mirror.content(&target, &meaning.stamp.digest).await;
             let is_pinned = store.is_pinned(&target.repository, &image.reference);
-            let kept = store.kept(&stamp.digest);
-            images.push(Image::new(&image, stamp, kept, is_pinned, content));
+            let kept = store.kept(&meaning.stamp.digest);
+            images.push(Image::new(&image, meaning, kept, is_pinned, content));
         }
         next = Some(image.to_string());
         // A long page must not keep probes and scrapers waiting: all of them share this thread.
@@ -83,21 +85,24 @@ pub(in crate::admin) async fn refresh(admin: &Admin, query: Option<&str>) -> Ans
 pub(in crate::admin) async fn show(admin: &Admin, query: Option<&str>) -> Answer {
     let (image, target) = named(admin, query)?;
     let store = admin.mirror.store();
-    let stamp = match &image.reference {
-        Reference::Tag(tag) => store.name(&target.repository, &Name::Tag(tag.clone())),
-        Reference::Digest(_) => None,
+    let unknown = |why: &dyn Display| {
+        let message = format!("{image}: {why}");
+        Refusal { status: StatusCode::NOT_FOUND, code: "image_unknown", message }
     };
-    let digest = match (&image.reference, &stamp) {
-        (Reference::Digest(digest), _) => *digest,
-        (Reference::Tag(_), Some(stamp)) => stamp.digest,
-        (Reference::Tag(_), None) => return Ok(not_done(&image, &NotDone::Unknown)),
+    let (digest, meaning) = match &image.reference {
+        Reference::Digest(digest) => (*digest, None),
+        Reference::Tag(tag) => {
+            let meaning = admin.mirror.meaning(&target, tag).map_err(|error| unknown(&error))?;
+            let meaning = meaning.ok_or_else(|| unknown(&NotDone::Unknown))?;
+            (meaning.stamp.digest, Some(meaning))
+        }
     };
     let is_pinned = store.is_pinned(&target.repository, &image.reference);
     let parts = admin.mirror.parts(&target, &digest).await;
-    if stamp.is_none() && parts.iter().all(|part| part.kept.is_none()) {
-        return Ok(not_done(&image, &NotDone::Unknown));
+    if meaning.is_none() && parts.iter().all(|part| part.kept.is_none()) {
+        return Err(unknown(&NotDone::Unknown));
     }
-    Ok(json(&Shown::new(&image, &digest, stamp, is_pinned, parts)))
+    Ok(json(&Shown::new(&image, &digest, meaning, is_pinned, parts)))
 }
 
 /// Keeps it from eviction.

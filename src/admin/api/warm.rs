@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Answer, Refusal, json, named, parameter, parameters, route};
 use crate::admin::Admin;
 use crate::admin::types::{Matching, Rounds, Warmed, Warming};
-use crate::config::{Glob, MOST_TAGS};
+use crate::config::{MOST_TAGS, Wish};
 use crate::lifecycle::Phase;
 use crate::mirror::{self, Wanted};
 use crate::oci::{ImageReference, Malformed, Platform, Reference};
@@ -66,18 +66,16 @@ pub(in crate::admin) async fn warm(admin: &Arc<Admin>, query: Option<&str>) -> A
 pub(in crate::admin) async fn matching(admin: &Admin, query: Option<&str>) -> Answer {
     let refuse = |code, message: String| Refusal { status: StatusCode::BAD_REQUEST, code, message };
     let given = parameter(query, "image").unwrap_or_default();
-    let pattern = given.rsplit_once(':').filter(|(_, pattern)| !pattern.contains('/'));
-    let (name, pattern) = pattern.ok_or_else(|| {
+    let wish = given.parse::<Wish>();
+    let Wish { image, tags } =
+        wish.map_err(|expected| refuse("image_invalid", format!("{given:?} is not {expected}")))?;
+    let pattern = tags.ok_or_else(|| {
         refuse("pattern_missing", "Name tags: ?image=docker.io/library/postgres:16*".to_owned())
     })?;
-    let pattern: Glob =
-        pattern.parse().map_err(|fault| refuse("pattern_invalid", format!("{pattern:?} is not {fault}")))?;
     let most = parameter(query, "newest").map_or(Ok(MOST_TAGS), |most| most.parse::<usize>());
     let most = most.ok().filter(|most| (1..=MOST_TAGS).contains(most));
     let most =
         most.ok_or_else(|| refuse("newest_invalid", format!("newest is how many, 1 to {MOST_TAGS}")))?;
-    let image: ImageReference =
-        name.parse().map_err(|fault: Malformed| refuse("image_invalid", fault.to_string()))?;
     let target = route(admin, &image)?;
     let mirror = admin.mirror.clone();
     let asking = admin

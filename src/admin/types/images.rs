@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::now;
-use crate::mirror::{self, CachedContent, Episode, Part};
+use crate::mirror::{self, CachedContent, Episode, Meaning, Part};
 use crate::oci::{Digest, ImageReference, Platform};
 use crate::store::{Kept, Stamp};
 
@@ -42,13 +42,15 @@ pub struct Images {
 pub struct Image {
     /// The whole reference.
     pub image: String,
-    /// What it means.
+    /// What it is served as.
     pub digest: String,
+    /// It is held at that, whatever the upstream says.
+    pub held: bool,
     /// The type of that.
     pub media_type: String,
     /// Since when, in seconds since 1970.
     pub since: u64,
-    /// How long ago the upstream confirmed it.
+    /// How long ago the upstream confirmed it; 0 where it is held.
     pub age_seconds: u64,
     /// When its manifest was last used, in seconds since 1970; none where that is not here.
     pub last_use: Option<u64>,
@@ -63,11 +65,13 @@ pub struct Image {
 pub struct Shown {
     /// The image, as it was understood.
     pub image: String,
-    /// What it means.
+    /// What it is served as.
     pub digest: String,
+    /// It is a tag that is held at that, whatever the upstream says.
+    pub held: bool,
     /// Since when a tag means that, in seconds since 1970.
     pub since: Option<u64>,
-    /// How long ago the upstream confirmed that.
+    /// How long ago the upstream confirmed that; none where it is held.
     pub age_seconds: Option<u64>,
     /// It is not evicted.
     pub pinned: bool,
@@ -196,18 +200,20 @@ impl Shown {
     pub(crate) fn new(
         image: &ImageReference,
         digest: &Digest,
-        stamp: Option<Stamp>,
+        meaning: Option<Meaning>,
         pinned: bool,
         parts: Vec<Part>,
     ) -> Shown {
         let content = CachedContent::of(&parts).into();
         let (manifests, blobs): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.is_manifest);
-        let age = |stamp: &Stamp| now().duration_since(stamp.confirmed).unwrap_or_default().as_secs();
+        let is_held = meaning.as_ref().is_some_and(|meaning| meaning.is_held);
+        let stamp = meaning.map(|meaning| meaning.stamp);
         Shown {
             image: image.to_string(),
             digest: digest.to_string(),
+            held: is_held,
             since: stamp.as_ref().map(|stamp| seconds(stamp.since)),
-            age_seconds: stamp.as_ref().map(age),
+            age_seconds: stamp.as_ref().filter(|_| !is_held).map(age),
             pinned,
             content,
             manifests: manifests.into_iter().map(ManifestPart::from).collect(),
@@ -249,7 +255,7 @@ impl Refreshed {
 impl Image {
     pub(crate) fn new(
         image: &ImageReference,
-        stamp: Stamp,
+        Meaning { stamp, is_held }: Meaning,
         kept: Option<Kept>,
         pinned: bool,
         content: CachedContent,
@@ -257,10 +263,10 @@ impl Image {
         Image {
             image: image.to_string(),
             digest: stamp.digest.to_string(),
-            media_type: stamp.media_type,
+            held: is_held,
             since: seconds(stamp.since),
-            // Of a clock that was set back nothing can be said.
-            age_seconds: now().duration_since(stamp.confirmed).unwrap_or_default().as_secs(),
+            age_seconds: age(&stamp),
+            media_type: stamp.media_type,
             last_use: kept.map(|kept| seconds(kept.last_use)),
             pinned,
             content: content.into(),
@@ -280,6 +286,11 @@ impl From<CachedContent> for Content {
             platforms: content.platforms.iter().map(Platform::to_string).collect(),
         }
     }
+}
+
+/// In seconds; of a clock that was set back nothing can be said.
+fn age(stamp: &Stamp) -> u64 {
+    now().duration_since(stamp.confirmed).unwrap_or_default().as_secs()
 }
 
 /// Since 1970.

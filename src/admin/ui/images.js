@@ -103,7 +103,7 @@ function row(it) {
   const name = make("button", { type: "button", class: "name" }, it.image);
   name.addEventListener("click", () => open(it.image));
   return make("tr", { "data-image": it.image },
-    make("td", {}, name, it.pinned ? " · pinned" : ""),
+    make("td", {}, name, it.pinned ? " · pinned" : "", it.held ? " · held" : ""),
     make("td", { class: "digest wide-only" }, short(it.digest)),
     make("td", { class: "wide-only" }, it.content.platforms.join(", ")),
     make("td", { class: "number" }, size(it.content.bytes)),
@@ -130,7 +130,7 @@ async function look(image) {
     opened = shown;
     const since = shown.since === null ? "" : `, since ${new Date(shown.since * 1000).toLocaleString()}`;
     const confirmed = shown.age_seconds === null ? "" : `, confirmed ${time(shown.age_seconds)} ago`;
-    say("image-words", `${shown.digest}${since}${confirmed}. Here: ${here(shown.content)}, ${size(shown.content.bytes)}${shown.pinned ? ", pinned" : ""}.`);
+    say("image-words", `${shown.digest}${shown.held ? ", held" : ""}${since}${confirmed}. Here: ${here(shown.content)}, ${size(shown.content.bytes)}${shown.pinned ? ", pinned" : ""}.`);
     byId("parts").tBodies[0].replaceChildren(...shown.manifests.map((it) => part(it, it.platform ?? "manifest")), ...shown.blobs.map((it) => part(it, it.media_type)));
   } catch (error) {
     say("image-said", error.message);
