@@ -47,7 +47,11 @@ impl Scene {
     async fn with(adjust: impl FnOnce(&mut Config)) -> Scene {
         let clock = Frozen::new();
         let fake = FakeRegistry::start().await;
-        let house = House::with(&fake, adjust).await;
+        let house = House::with(&fake, |config| {
+            config.upstreams[0].parallel_ranges = true;
+            adjust(config);
+        })
+        .await;
         Scene { clock, fake, house }
     }
 
@@ -245,6 +249,8 @@ async fn a_kill_in_the_midst_keeps_what_has_no_gap_before_it() {
     fake.fault(Match::blobs().ranged(true), Times::Once, Fault::hold_after(&gate, AHEAD));
     fake.fault(Match::blobs().ranged(false), Times::Once, slow());
     let config = configured(folder.path(), &fake.url(), "");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("parallel_ranges = false", "parallel_ranges = true")).unwrap();
     let mut running = start(&["serve", "--config", &config]).await;
     let mut client = running.client().get_streaming(&format!("/v2/{REPOSITORY}/blobs/{}", blob.digest)).await;
     client.read(MIB).await;

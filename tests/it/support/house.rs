@@ -217,7 +217,9 @@ pub fn upstream(registry: &str, endpoints: &[&str]) -> Upstream {
     let endpoints = endpoints.iter().map(|url| url.parse().unwrap()).collect();
     let mut upstream = Upstream::at(registry.parse().unwrap(), endpoints);
     upstream.proxy = Proxy::None;
+    // So that what is asked of it can be counted, however slow it is.
     upstream.read_ahead = false;
+    upstream.parallel_ranges = false;
     upstream.requests_per_second = 10_000;
     upstream.response_timeout = Duration::from_secs(5);
     upstream.idle_timeout = Duration::from_secs(5);

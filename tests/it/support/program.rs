@@ -195,7 +195,7 @@ pub fn configured(folder: &Path, endpoint: &str, more: &str) -> String {
         "server.listen = [\"127.0.0.1:0\"]\nserver.admin_listen = \"127.0.0.1:0\"\n\
          cache.dir = \"{}\"\ncache.max_size = \"1GiB\"\ncache.min_free = \"0B\"\n{more}\n\
          [[upstream]]\nregistry = \"docker.io\"\ndefault = true\nendpoints = [\"{endpoint}\"]\n\
-         read_ahead = false\nproxy = \"none\"\nmax_connections = 100\nrequests_per_second = 10000\n",
+         read_ahead = false\nparallel_ranges = false\nproxy = \"none\"\nmax_connections = 100\nrequests_per_second = 10000\n",
         folder.join("cache").display()
     );
     let path: PathBuf = folder.join("tidelock.toml");
