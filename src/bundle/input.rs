@@ -322,6 +322,22 @@ mod tests {
     }
 
     #[test]
+    fn no_more_names_are_remembered_than_a_bundle_has() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut tar = tar::Builder::new(file.as_file());
+        let longest = LARGEST_HEADER - 10_000;
+        for number in 0..=LONGEST_NAMES / longest {
+            let name = format!("{number}{}", "x".repeat(longest));
+            let mut header = tar::Header::new_gnu();
+            header.set_size(0);
+            tar.append_data(&mut header, name, io::empty()).unwrap();
+        }
+        tar.finish().unwrap();
+        let error = Input::open(file.path()).err().unwrap().to_string();
+        assert!(error.contains("names that are too long"), "{error}");
+    }
+
+    #[test]
     fn no_name_is_read_into_memory_however_long() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut header = tar::Header::new_gnu();
