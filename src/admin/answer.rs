@@ -38,3 +38,9 @@ pub(super) fn wrong_method(allowed: &'static str) -> Response<Body> {
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }
+
+/// What answers broke.
+pub(super) fn given_up() -> Response<Body> {
+    let message = "It was given up inside the mirror; its log says why.";
+    error(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+}

@@ -68,8 +68,6 @@ pub(super) struct Holds {
     held: Mutex<HashMap<String, Stamp>>,
     /// So that a pull need not look where there are none.
     count: AtomicUsize,
-    /// One change after the other, so that what is written last is what holds.
-    changing: tokio::sync::Mutex<()>,
 }
 
 /// The note in the store: repository, tag, digest, size and type of each.
@@ -115,8 +113,9 @@ impl Mirror {
     /// [`NotHeld`].
     pub async fn roll_back(&self, target: &Target, tag: &Tag, to: &str) -> Result<Digest, NotHeld> {
         let (inner, repository) = (&self.0, &target.repository);
+        let _by_hand = inner.by_hand.lock().await;
         let current = inner.store.name(repository, &Name::Tag(tag.clone()));
-        let known = inner.meanings(repository, tag);
+        let known = inner.meanings(repository, tag, current.clone());
         let stamp = as_meant(chosen(&known, current.as_ref(), to)?);
         let digest = stamp.digest;
         let key = key(repository, tag);
@@ -141,6 +140,7 @@ impl Mirror {
     /// [`NotHeld`].
     pub async fn release(&self, target: &Target, tag: &Tag) -> Result<(), NotHeld> {
         let inner = &self.0;
+        let _by_hand = inner.by_hand.lock().await;
         let key = key(&target.repository, tag);
         let release = |held: &mut HashMap<String, Stamp>| held.remove(&key).map(drop).ok_or(NotHeld::NotHeld);
         inner.holds.change(&inner.store, release).await?;
@@ -190,15 +190,15 @@ impl Inner {
         let Some(at) = upstream.config.held_at(target.repository.name.as_str(), tag.as_str()) else {
             return Ok(None);
         };
-        let known = self.meanings(&target.repository, tag);
+        let current = self.store.name(&target.repository, &Name::Tag(tag.clone()));
+        let known = self.meanings(&target.repository, tag, current);
         let then = known.iter().find(|past| past.since <= at);
         let since = known.last().map(|past| past.since);
         then.map(|past| Some(as_meant(past))).ok_or(Error::NotThen { at, since })
     }
 
-    /// All that a tag has meant, as far as is known here, the latest first.
-    fn meanings(&self, repository: &Repository, tag: &Tag) -> Vec<Past> {
-        let current = self.store.name(repository, &Name::Tag(tag.clone()));
+    /// All that a tag has meant, as far as is known here, the latest first: what it means now, then what it meant before.
+    fn meanings(&self, repository: &Repository, tag: &Tag, current: Option<Stamp>) -> Vec<Past> {
         let current = current.map(|stamp| {
             let Stamp { digest, size, media_type, since, confirmed } = stamp;
             Past { digest, size, media_type, since, until: confirmed }
@@ -211,9 +211,7 @@ impl Holds {
     /// What was written down before.
     pub(super) fn open(store: &Store) -> Holds {
         let holds = Holds::default();
-        let note = store.note(NOTE).and_then(|note| serde_json::from_slice::<Vec<Written>>(&note).ok());
-        let read = note.unwrap_or_default().into_iter().filter_map(Written::read);
-        holds.put(read.collect());
+        holds.put(written(store).unwrap_or_default());
         holds
     }
 
@@ -223,18 +221,26 @@ impl Holds {
         self.held().keys().filter_map(|key| key.strip_prefix(&prefix)?.parse().ok()).collect()
     }
 
+    /// By one at a time, so that what is written last is what holds.
     async fn change(
         &self,
         store: &Store,
         change: impl FnOnce(&mut HashMap<String, Stamp>) -> Result<(), NotHeld>,
     ) -> Result<(), NotHeld> {
-        let _one_at_a_time = self.changing.lock().await;
         let mut held = self.held().clone();
         change(&mut held)?;
         let rows: Vec<Written> = held.iter().map(|(name, stamp)| Written::of(name, stamp)).collect();
         let note = serde_json::to_vec(&rows).expect("texts and numbers are JSON");
-        store.set_note(NOTE, note).await?;
-        self.put(held);
+        match store.set_note(NOTE, note).await {
+            Ok(()) => self.put(held),
+            Err(error) => {
+                // It may have been written all the same, and would hold after the next start.
+                if let Some(held) = written(store) {
+                    self.put(held);
+                }
+                return Err(error.into());
+            }
+        }
         Ok(())
     }
 
@@ -271,6 +277,11 @@ impl Written {
         let (digest, size, media_type) = (self.digest.parse().ok()?, self.size, self.media_type);
         Some((self.name, Stamp { digest, size, media_type, since, confirmed: since }))
     }
+}
+
+fn written(store: &Store) -> Option<HashMap<String, Stamp>> {
+    let rows: Vec<Written> = serde_json::from_slice(&store.note(NOTE)?).ok()?;
+    Some(rows.into_iter().filter_map(Written::read).collect())
 }
 
 /// Which of what a tag meant is asked for.

@@ -134,6 +134,7 @@ impl Mirror {
         needs: &[Digest],
     ) -> Result<Adopted, NotAdopted> {
         let inner = &self.0;
+        let _by_hand = inner.by_hand.lock().await;
         let lacking = self.lacking(needs).await;
         if !lacking.is_empty() {
             return Err(NotAdopted::Lacking(lacking));
@@ -150,15 +151,22 @@ impl Mirror {
         for (subject, descriptor) in referring {
             inner.refer(target, &subject, &descriptor).await?;
         }
-        inner.missing.found(target, reference);
-        manifests.iter().for_each(|digest| inner.missing.found(target, &Reference::Digest(*digest)));
-        let Reference::Tag(tag) = reference else { return Ok(Adopted { before: None }) };
+        let found = || {
+            inner.missing.found(target, reference);
+            manifests.iter().for_each(|digest| inner.missing.found(target, &Reference::Digest(*digest)));
+        };
+        let Reference::Tag(tag) = reference else {
+            found();
+            return Ok(Adopted { before: None });
+        };
         let name = Name::Tag(tag.clone());
         let before = inner.store.name(&target.repository, &name).map(|stamp| stamp.digest);
         let Link { size, media_type, .. } = top.ok_or(NotAdopted::NoManifest(*digest))?;
         inner.store.set_name(&target.repository, &name, stamp(*digest, size, media_type)).await?;
         inner.pin_follows(target, &name, digest).await;
         inner.absent.invalidate(&(target.repository.clone(), Subject::Name(name))).await;
+        // Now that it is served: whoever asked before may just have noted it again.
+        found();
         Ok(Adopted { before })
     }
 

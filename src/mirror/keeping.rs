@@ -61,8 +61,9 @@ impl Mirror {
     /// [`NotDone`].
     pub async fn pin(&self, target: &Target, reference: &Reference) -> Result<Digest, NotDone> {
         let inner = &self.0;
-        let digest = inner.meant_by(target, reference)?;
+        let _by_hand = inner.by_hand.lock().await;
         let _one_at_a_time = inner.pinning.lock().await;
+        let digest = inner.meant_by(target, reference)?;
         let parts = inner.parts(target, &digest).await;
         let fullness = inner.store.fullness();
         let is_new = |part: &&Part| part.kept.is_none_or(|kept| !kept.is_pinned);
@@ -72,7 +73,7 @@ impl Mirror {
         if wanted > fullness.limit {
             return Err(NotDone::TooLarge { wanted, limit: fullness.limit });
         }
-        let before = inner.store.pins(&target.repository).into_iter().find(|pin| pin.reference == *reference);
+        let before = inner.store.pin_of(&target.repository, reference);
         inner.store.pin(inner.pin_of(target, reference, &parts, before.as_ref())).await?;
         Ok(digest)
     }
@@ -87,6 +88,7 @@ impl Mirror {
     /// # Errors
     /// [`NotDone`].
     pub async fn unpin(&self, repository: &Repository, reference: &Reference) -> Result<(), NotDone> {
+        let _by_hand = self.0.by_hand.lock().await;
         let _one_at_a_time = self.0.pinning.lock().await;
         if !self.0.store.is_pinned(repository, reference) {
             return Err(NotDone::NotPinned);
@@ -101,6 +103,7 @@ impl Mirror {
     /// [`NotDone`].
     pub async fn remove(&self, target: &Target, reference: &Reference) -> Result<Removed, NotDone> {
         let inner = &self.0;
+        let _by_hand = inner.by_hand.lock().await;
         let digest = inner.meant_by(target, reference)?;
         if inner.store.is_pinned(&target.repository, reference) {
             return Err(NotDone::Pinned);
@@ -166,8 +169,8 @@ impl Inner {
         Pin { repository: target.repository.clone(), reference: reference.clone(), digests }
     }
 
-    /// What tags are served as may have changed with the configuration: their pins follow.
-    pub(super) async fn follow_all_pins(&self) {
+    /// What tags are served as may have changed with the configuration, and anything before a start: their pins follow.
+    pub(super) async fn follow_all_pins(&self, are_all: bool) {
         for repository in self.store.pinned_repositories() {
             let is_its =
                 |upstream: &Arc<ArcSwap<Upstream>>| upstream.load().config.registry == repository.registry;
@@ -177,16 +180,20 @@ impl Inner {
                 let meaning = self.meant_by(&target, &pin.reference);
                 meaning.is_ok_and(|digest| pin.digests.first() != Some(&digest))
             };
-            self.follow_pins(&target, has_moved).await;
+            self.follow_pins(&target, |pin| are_all || has_moved(pin)).await;
         }
     }
 
     /// A tag of the target's repository means something else, or a manifest is here that says what an image consists of: the
     /// pins that `concerns` picks hold what there is now.
     pub(super) async fn follow_pins(&self, target: &Target, concerns: impl Fn(&Pin) -> bool) {
-        // Whoever pins meanwhile may have looked before, and its pin is to be seen here.
-        let _one_at_a_time = self.pinning.lock().await;
-        for old in self.store.pins(&target.repository).into_iter().filter(concerns) {
+        // Whoever pins at this moment may have looked before: what it pins is to be seen here.
+        drop(self.pinning.lock().await);
+        let pins = self.store.pins(&target.repository).into_iter().filter(concerns);
+        for reference in pins.map(|pin| pin.reference) {
+            // For each anew: clients wait for this, and there may be many.
+            let _one_at_a_time = self.pinning.lock().await;
+            let Some(old) = self.store.pin_of(&target.repository, &reference) else { continue };
             let Ok(digest) = self.meant_by(target, &old.reference) else { continue };
             let parts = self.parts(target, &digest).await;
             let new = self.pin_of(target, &old.reference, &parts, Some(&old));

@@ -78,6 +78,9 @@ struct Inner {
     troubles: moka::sync::Cache<(Repository, Name), Trouble>,
     // What manifests say of their blobs' sizes: a hint that makes room early and catches a wrong length.
     sizes: moka::sync::Cache<(Repository, Digest), u64>,
+    // One thing after the other that the operator does: what was looked at stands until it is done. Clients never wait for
+    // that. Taken before `pinning`.
+    by_hand: tokio::sync::Mutex<()>,
     // One at a time says what is pinned, so that the last word is the latest.
     pinning: tokio::sync::Mutex<()>,
     missing: Arc<Missing>,
@@ -157,12 +160,14 @@ impl Mirror {
             absent: absent.build(),
             troubles: moka::sync::Cache::new(MOST_ABSENT),
             sizes: moka::sync::Cache::builder().max_capacity(MOST_SIZES).time_to_live(SIZES_LIVE).build(),
+            by_hand: tokio::sync::Mutex::default(),
             pinning: tokio::sync::Mutex::default(),
             missing: Missing::open(store, life),
             holds: Holds::open(store),
             life: life.clone(),
         }));
-        mirror.pins_follow();
+        // A kill may have come between what arrived and the pins that follow it.
+        mirror.pins_follow(true);
         Ok(mirror)
     }
 
@@ -197,13 +202,13 @@ impl Mirror {
         self.0.is_offline.send_replace(config.offline);
         self.0.absent.invalidate_all();
         self.0.troubles.invalidate_all();
-        self.pins_follow();
+        self.pins_follow(false);
     }
 
-    /// By themselves.
-    fn pins_follow(&self) {
+    /// By themselves: all of them, or those whose image means something else now.
+    fn pins_follow(&self, are_all: bool) {
         let inner = Arc::clone(&self.0);
-        drop(self.0.life.spawn("follow pins", async move { inner.follow_all_pins().await }));
+        drop(self.0.life.spawn("follow pins", async move { inner.follow_all_pins(are_all).await }));
     }
 
     /// What is left of the budgets of all upstreams, and who waits for them.

@@ -141,6 +141,12 @@ impl Store {
         pins.collect()
     }
 
+    /// The pin of `reference`, where there is one.
+    pub fn pin_of(&self, repository: &Repository, reference: &Reference) -> Option<Pin> {
+        let digests = self.0.index.pin(repository, reference)?;
+        Some(Pin { repository: repository.clone(), reference: reference.clone(), digests })
+    }
+
     /// The repositories in which something is pinned, in order.
     pub fn pinned_repositories(&self) -> Vec<Repository> {
         self.0.index.pinned_repositories().into_iter().filter_map(|text| text.parse().ok()).collect()
@@ -148,7 +154,7 @@ impl Store {
 
     /// Whether there is a pin of `reference`.
     pub fn is_pinned(&self, repository: &Repository, reference: &Reference) -> bool {
-        self.0.index.is_pinned(repository, reference)
+        self.0.index.pin(repository, reference).is_some()
     }
 
     /// Keeps what `pin` names from eviction, in place of what an earlier pin of the same reference named. What is not

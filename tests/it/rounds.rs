@@ -31,6 +31,13 @@ fn nightly(images: &[&str]) -> Warm {
     }
 }
 
+/// From so long after now until so long after it.
+fn hours(from: Duration, until: Duration) -> String {
+    let minute = |time: Duration| (time.as_secs() / 60) % (24 * 60);
+    let text = |minute: u64| format!("{:02}:{:02}", minute / 60, minute % 60);
+    format!("{}-{}", text(minute(time_of_day() + from)), text(minute(time_of_day() + until)))
+}
+
 async fn report(house: &House) -> Value {
     house.admin().get("/api/v1/warm").await.json()["warm"][0].clone()
 }
@@ -151,10 +158,7 @@ async fn only_at_its_hours_and_on_where_it_was() {
     let image = Image::layers(1, &[5_000_000]);
     fake.push("library/app", "v1", &image);
     let layer = image.layer_blobs()[0].clone();
-    let minute = |time: Duration| (time.as_secs() / 60) % (24 * 60);
-    let text = |minute: u64| format!("{:02}:{:02}", minute / 60, minute % 60);
-    let (from, until) = (minute(time_of_day() + 2 * HOUR), minute(time_of_day() + 3 * HOUR));
-    let hours = format!("{}-{}", text(from), text(until));
+    let hours = hours(2 * HOUR, 3 * HOUR);
     let slow = Bandwidth(vec!["1KB".parse().unwrap()]);
     let warm = Warm { hours: Some(hours.parse().unwrap()), bandwidth: slow, ..nightly(&["app:v1"]) };
     let house = House::with(&fake, |config| {
@@ -231,9 +235,9 @@ async fn what_another_wishes_for_stays_and_what_nobody_does_any_more_is_let_go()
     assert_eq!(house.command(&["refresh", "app:own"]).await.status.code(), Some(0));
     assert_eq!(house.command(&["pin", "app:own"]).await.status.code(), Some(0));
 
+    // What is wished for now is not kept waiting for the next day.
+    clock.advance(MINUTE).await;
     let house = house.restart(|config| config.warm[0].images.truncate(1)).await;
-    assert!(is_pinned(&house, "app:v2").await, "until the next round");
-    clock.advance(DAY + MINUTE).await;
     let second = ended(&house, &fake, first["begun"].as_u64().unwrap()).await;
     assert_eq!(second["failed"], Value::Array(vec![]), "{second}");
     becomes_pinned(&house, &fake, "app:v2", false).await;
@@ -254,6 +258,48 @@ async fn what_another_wishes_for_stays_and_what_nobody_does_any_more_is_let_go()
     let house = house.restart(|config| config.warm.clear()).await;
     becomes_pinned(&house, &fake, "app:v1", false).await;
     assert!(is_pinned(&house, "app:own").await);
+}
+
+/// An image goes from one [[warm]] to another: however that one is delayed, it is pinned all the while.
+#[tokio::test(start_paused = true)]
+async fn what_changes_hands_is_not_let_go_in_between() {
+    let clock = Frozen::new();
+    let fake = FakeRegistry::start().await;
+    for (tag, seed) in [("v1", 1), ("v2", 2), ("v3", 3)] {
+        fake.push("library/app", tag, &Image::layers(seed, &[500]));
+    }
+    let warm = |name: &str, images: &[&str]| Warm { name: name.to_owned(), pin: true, ..nightly(images) };
+    let house = House::with(&fake, |config| {
+        config.warm = vec![warm("nightly", &["app:v1", "app:v2"]), warm("other", &["app:v3"])];
+    });
+    let house = house.await;
+    let first = ended(&house, &fake, 0).await;
+    let of_other = "tidelock_warm_rounds_total{outcome=\"complete\",warm=\"other\"}";
+    while house.metric(of_other).await == 0.0 {
+        rest(|| fake.total()).await;
+    }
+    clock.advance(MINUTE).await;
+    // The other one may not begin yet.
+    let hours = hours(2 * HOUR, 4 * HOUR).parse().unwrap();
+    let house = house.restart(|config| {
+        config.warm = vec![warm("nightly", &["app:v1"]), warm("other", &["app:v3", "app:v2"])];
+        config.warm[1].hours = Some(hours);
+    });
+    let house = house.await;
+    ended(&house, &fake, first["begun"].as_u64().unwrap()).await;
+    rest(|| fake.total()).await;
+    assert!(is_pinned(&house, "app:v2").await, "the other one wishes for it");
+
+    // And when the one of which nothing is left goes altogether.
+    let house = house.restart(|config| drop(config.warm.remove(0))).await;
+    rest(|| fake.total()).await;
+    assert!(is_pinned(&house, "app:v2").await);
+    assert!(is_pinned(&house, "app:v1").await, "until all that is wished for is here");
+    clock.advance(3 * HOUR).await;
+    becomes_pinned(&house, &fake, "app:v1", false).await;
+    assert!(is_pinned(&house, "app:v2").await);
+    let house = house.restart(|config| config.warm.clear()).await;
+    becomes_pinned(&house, &fake, "app:v2", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

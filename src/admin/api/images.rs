@@ -64,7 +64,6 @@ pub(in crate::admin) async fn images(admin: &Admin, query: Option<&str>) -> Resp
 pub(in crate::admin) async fn refresh(admin: &Admin, query: Option<&str>) -> Answer {
     let (image, target, tag) = tag(admin, query)?;
     let mirror = admin.mirror.clone();
-    // Where clients are served: connections to upstreams live on the runtime that they were made on.
     let asking = admin.work.spawn(async move {
         let errand = Errand::of(ClientAddr::NOBODY).at(Priority::Revalidation).held_for(LONGEST_HOLD);
         mirror.refresh(&target, &tag, &errand).await
@@ -72,7 +71,7 @@ pub(in crate::admin) async fn refresh(admin: &Admin, query: Option<&str>) -> Ans
     Ok(match tokio::time::timeout(LONGEST_ASKING, asking).await {
         Ok(Ok(Ok(refreshed))) => json(&Refreshed::new(&image, refreshed)),
         Ok(Ok(Err(error))) => not_refreshed(&error),
-        Ok(Err(_)) => given_up(),
+        Ok(Err(_)) => answer::given_up(),
         Err(_) => {
             let message =
                 format!("{image}: no answer within {LONGEST_ASKING:?}; the check goes on by itself.");
@@ -190,17 +189,11 @@ fn not_held(image: &ImageReference, error: &NotHeld) -> Response<Body> {
 /// Takes it out.
 pub(in crate::admin) async fn remove(admin: &Admin, query: Option<&str>) -> Answer {
     let (image, target) = named(admin, query)?;
-    let (mirror, reference) = (admin.mirror.clone(), image.reference.clone());
-    // Once begun it is done, even if whoever asked goes away.
-    let removing = admin.work.spawn(async move { mirror.remove(&target, &reference).await });
-    Ok(match removing.await {
-        Ok(Ok(removed)) => json(&Removed {
-            image: image.to_string(),
-            digest: removed.digest.to_string(),
-            bytes: removed.bytes,
-        }),
-        Ok(Err(error)) => not_done(&image, &error),
-        Err(_) => given_up(),
+    Ok(match admin.mirror.remove(&target, &image.reference).await {
+        Ok(mirror::Removed { digest, bytes }) => {
+            json(&Removed { image: image.to_string(), digest: digest.to_string(), bytes })
+        }
+        Err(error) => not_done(&image, &error),
     })
 }
 
@@ -215,11 +208,6 @@ fn not_done(image: &ImageReference, error: &NotDone) -> Response<Body> {
         NotDone::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cache"),
     };
     answer::error(status, code, &format!("{image}: {error}"))
-}
-
-fn given_up() -> Response<Body> {
-    let message = "It was given up inside the mirror; its log says why.";
-    answer::error(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
 }
 
 fn not_refreshed(error: &mirror::Error) -> Response<Body> {

@@ -53,7 +53,6 @@ pub(in crate::admin) async fn warm(admin: &Arc<Admin>, query: Option<&str>) -> A
         Wanted { platforms, has_referrers: is_set("referrers"), is_latest: is_set("latest"), terms: None };
     let (sender, progress) = watch::channel(mirror::Warming::default());
     let work = fetch(Arc::clone(admin), image, target, wanted, is_set("pin"), sender);
-    // Where clients are served: connections to upstreams live on the runtime that they were made on.
     let work = AbortOnDropHandle::new(admin.work.spawn(work));
     let watched = Watched { admin: Arc::clone(admin), work, progress };
     let mut response = Response::new(Body::endless(stream::unfold(Some(watched), next)));
@@ -77,15 +76,12 @@ pub(in crate::admin) async fn matching(admin: &Admin, query: Option<&str>) -> An
     let most =
         most.ok_or_else(|| refuse("newest_invalid", format!("newest is how many, 1 to {MOST_TAGS}")))?;
     let target = route(admin, &image)?;
-    let mirror = admin.mirror.clone();
-    let asking = admin
-        .work
-        .spawn(async move { mirror.matching(&target, &pattern, most, &Errand::background()).await });
-    let upstream = |message: String| Refusal { status: StatusCode::BAD_GATEWAY, code: "upstream", message };
-    let tags = asking
-        .await
-        .map_err(|_| upstream("It was given up inside the mirror; its log says why.".to_owned()))?;
-    let tags = tags.map_err(|error| upstream(format!("{given}: {error}")))?;
+    let tags = admin.mirror.matching(&target, &pattern, most, &Errand::background()).await;
+    let tags = tags.map_err(|error| Refusal {
+        status: StatusCode::BAD_GATEWAY,
+        code: "upstream",
+        message: format!("{given}: {error}"),
+    })?;
     let whole = |tag| ImageReference { reference: Reference::Tag(tag), ..image.clone() }.to_string();
     Ok(json(&Matching { images: tags.into_iter().map(whole).collect() }))
 }

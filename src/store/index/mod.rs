@@ -193,13 +193,13 @@ impl Index {
         found.unwrap_or_default()
     }
 
-    /// Whether there is a pin of this.
-    pub(super) fn is_pinned(&self, repository: &Repository, reference: &Reference) -> bool {
+    /// What the pin of this holds, where there is one.
+    pub(super) fn pin(&self, repository: &Repository, reference: &Reference) -> Option<Vec<Digest>> {
         let (repository, reference) = (repository.to_string(), reference.to_string());
-        let found = self.shelf.read(|read| {
-            Ok(read.open_table(PINS)?.get((repository.as_str(), reference.as_str()))?.map(|_| ()))
-        });
-        found.is_some()
+        self.shelf.read(|read| {
+            let row = read.open_table(PINS)?.get((repository.as_str(), reference.as_str()))?;
+            Ok(row.map(|row| tables::parse_keys(row.value())))
+        })
     }
 
     /// Every pin in `repository`: the reference, and what it holds.

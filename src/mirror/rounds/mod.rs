@@ -4,6 +4,8 @@
 //! what is missing. What a round came to is noted in the store, so that a restart repeats none; one that was broken off
 //! begins anew, and fetches only what is not here.
 
+mod pins;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,11 +14,11 @@ use prometheus::{IntCounterVec, IntGaugeVec};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Mirror, NotDone, Wanted, Warmed, Warming};
+use super::{Mirror, Wanted, Warmed, Warming};
 use crate::access;
 use crate::config::{Config, MOST_TAGS, Warm, Wish};
 use crate::lifecycle::{Lifecycle, now, time_of_day};
-use crate::oci::{ImageReference, Reference};
+use crate::oci::{ImageReference, Platform, Reference};
 use crate::routing::{Router, Target};
 use crate::scheduler::Terms;
 use crate::telemetry::Metrics;
@@ -78,6 +80,9 @@ pub struct Round {
     pub changed: Vec<(String, Option<String>, String)>,
     /// What could not be had, and why.
     pub failed: Vec<(String, String)>,
+    /// What was wished for.
+    #[serde(default)]
+    wishes: Vec<String>,
     /// What is to be pinned.
     #[serde(skip)]
     wished: BTreeSet<Root>,
@@ -150,7 +155,7 @@ impl Rounds {
         let plans = config.warm.iter().map(plan).collect();
         *self.0.plans.lock().unwrap_or_else(PoisonError::into_inner) = plans;
         let inner = Arc::clone(&self.0);
-        drop(self.0.life.spawn("let go of what is kept warm", async move { inner.tidy(&rules).await }));
+        drop(self.0.life.spawn("let go of what is kept warm", async move { inner.tidy().await }));
     }
 
     /// How things stand with each, in the order of the configuration.
@@ -179,7 +184,7 @@ impl Inner {
             tell.send_replace(None);
             // Written down whole, also when the house is being stopped: else the round would be gone again.
             self.note(&warm.name, round).await;
-            self.tidy(&rules).await;
+            self.tidy().await;
         }
     }
 
@@ -205,7 +210,7 @@ impl Inner {
             is_latest: true,
             terms: Some(terms),
         };
-        let mut round = Round { begun: seconds(now()), ..Round::default() };
+        let mut round = Round { begun: seconds(now()), wishes: wishes(warm), ..Round::default() };
         for wish in &warm.images {
             let (target, images) = match self.images(wish, warm, rules, &wanted).await {
                 Ok(found) => found,
@@ -292,80 +297,12 @@ impl Inner {
                 round.changed.push((image.to_string(), before, top.digest.to_string()));
             }
         }
-        if !warm.pin {
-            return;
+        if warm.pin
+            && let Err(error) = self.pin(warm, target, image, &warmed, round).await
+        {
+            let error = format!("all of it is here, and it cannot be pinned: {error}");
+            round.fail(&warm.name, image, error);
         }
-        let _one_at_a_time = self.pinning.lock().await;
-        for root in &warmed.roots {
-            let name = (image_name(image), root.reference.to_string());
-            // What was pinned by hand stays so.
-            if self.is_by_rounds(&name) || !self.mirror.is_pinned(target, &root.reference) {
-                let is_news = self.noted().pinned.entry(warm.name.clone()).or_default().insert(name.clone());
-                if is_news {
-                    self.save().await;
-                }
-            }
-            round.wished.insert(name);
-            if let Err(error) = self.mirror.pin(target, &root.reference).await {
-                let error = format!("all of it is here, and it cannot be pinned: {error}");
-                return round.fail(&warm.name, image, error);
-            }
-        }
-    }
-
-    /// Whether it was pinned for the sake of some [[warm]].
-    fn is_by_rounds(&self, root: &Root) -> bool {
-        self.noted().pinned.values().any(|roots| roots.contains(root))
-    }
-
-    /// What was pinned for the sake of a [[warm]] that is no more. One that got another name has its round first, and all of
-    /// it.
-    async fn tidy(&self, rules: &Rules) {
-        let warms = &rules.config.warm;
-        let orphans: BTreeSet<String> = {
-            let noted = self.noted();
-            let is_here =
-                |warm: &Warm| noted.rounds.get(&warm.name).is_some_and(|last| last.failed.is_empty());
-            let are_all_here = warms.iter().all(is_here);
-            let is_gone = |name: &&String| are_all_here && !warms.iter().any(|warm| warm.name == **name);
-            noted.rounds.keys().chain(noted.pinned.keys()).filter(is_gone).cloned().collect()
-        };
-        if orphans.is_empty() {
-            return;
-        }
-        for name in orphans {
-            self.let_go(&name, &BTreeSet::new()).await;
-            let mut noted = self.noted();
-            noted.rounds.remove(&name);
-            noted.pinned.retain(|other, roots| *other != name || !roots.is_empty());
-        }
-        self.save().await;
-    }
-
-    /// What was pinned for the sake of an earlier round, and is not wished for any more by this [[warm]] or another one.
-    async fn let_go(&self, name: &str, wished: &BTreeSet<Root>) {
-        let _one_at_a_time = self.pinning.lock().await;
-        let pinned = self.noted().pinned.get(name).cloned().unwrap_or_default();
-        let is_for_another = |root: &Root| {
-            let noted = self.noted();
-            noted.pinned.iter().any(|(other, roots)| other != name && roots.contains(root))
-        };
-        let mut still_pinned = BTreeSet::new();
-        for root in pinned.difference(wished).filter(|root| !is_for_another(root)) {
-            let (Ok(repository), Ok(reference)) = (root.0.parse(), root.1.parse::<Reference>()) else {
-                continue;
-            };
-            // Also what is not routed any more.
-            match self.mirror.unpin(&repository, &reference).await {
-                Ok(()) | Err(NotDone::NotPinned) => {}
-                Err(error) => {
-                    tracing::warn!(%repository, %reference, %error, "what is not wished for any more is still pinned");
-                    still_pinned.insert(root.clone());
-                }
-            }
-        }
-        still_pinned.extend(pinned.intersection(wished).cloned());
-        self.noted().pinned.insert(name.to_owned(), still_pinned);
     }
 
     async fn note(&self, name: &str, round: Round) {
@@ -390,6 +327,12 @@ impl Inner {
         if let Err(error) = self.mirror.store().set_note(NOTE, note).await {
             tracing::debug!(%error, "what the rounds of [[warm]] came to could not be written down");
         }
+    }
+
+    /// What the configuration wishes for now.
+    fn warms(&self) -> Vec<Warm> {
+        let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        plans.iter().map(|plan| plan.warm.clone()).collect()
     }
 
     fn last(&self, name: &str) -> Option<Round> {
@@ -423,12 +366,21 @@ impl Round {
 
 /// When the next round is due.
 fn due(warm: &Warm, last: Option<&Round>) -> SystemTime {
-    // One that has not begun yet was noted while the clock was wrong.
-    let last = last.filter(|last| last.begun <= seconds(now()));
+    // One that has not begun yet was noted while the clock was wrong. What is newly wished for is not kept waiting.
+    let last = last.filter(|last| last.begun <= seconds(now()) && last.wishes == wishes(warm));
     let Some(last) = last else { return UNIX_EPOCH };
     let regular = UNIX_EPOCH + Duration::from_secs(last.begun) + warm.every;
     let again = UNIX_EPOCH + Duration::from_secs(last.ended.min(seconds(now()))) + AGAIN;
     if last.failed.is_empty() { regular } else { regular.min(again) }
+}
+
+/// All that makes what one round brought something else than another one does.
+fn wishes(warm: &Warm) -> Vec<String> {
+    let images = warm.images.iter().map(Wish::to_string);
+    let newest = warm.newest.map(|newest| format!("newest {newest}"));
+    let platforms = warm.platforms.iter().map(Platform::to_string);
+    let also = [(warm.referrers, "referrers"), (warm.pin, "pin")].into_iter().filter(|(is_set, _)| *is_set);
+    images.chain(newest).chain(platforms).chain(also.map(|(_, what)| what.to_owned())).collect()
 }
 
 /// The repository, in full.
@@ -492,10 +444,12 @@ mod tests {
             (now - 10, now + 9 * day, true, now + AGAIN.as_secs()),
         ] {
             let failed = if has_failed { failed.clone() } else { Vec::new() };
-            let round = Round { begun, ended, failed, ..Round::default() };
+            let round = Round { begun, ended, failed, wishes: wishes(&warm), ..Round::default() };
             let due = seconds(due(&warm, Some(&round)));
             assert!((due_at..=due_at + 5).contains(&due), "{begun} {ended}: {due} for {due_at}");
         }
         assert_eq!(due(&warm, None), UNIX_EPOCH);
+        let other = Round { begun: now - 10, ended: now - 5, ..Round::default() };
+        assert_eq!(due(&warm, Some(&other)), UNIX_EPOCH, "it was for something else");
     }
 }

@@ -1,0 +1,115 @@
+//! What is pinned for the sake of a `[[warm]]`, and when that is let go.
+
+use std::collections::BTreeSet;
+
+use super::{Inner, Root, Round, image_name, wishes};
+use crate::config::{Warm, Wish};
+use crate::mirror::{NotDone, Warmed};
+use crate::oci::{ImageReference, Reference};
+use crate::routing::Target;
+
+impl Inner {
+    /// All of an image that is here.
+    pub(super) async fn pin(
+        &self,
+        warm: &Warm,
+        target: &Target,
+        image: &ImageReference,
+        warmed: &Warmed,
+        round: &mut Round,
+    ) -> Result<(), NotDone> {
+        let _one_at_a_time = self.pinning.lock().await;
+        for root in &warmed.roots {
+            let name = (image_name(image), root.reference.to_string());
+            // What was pinned by hand stays so.
+            if self.is_by_rounds(&name) || !self.mirror.is_pinned(target, &root.reference) {
+                let is_news = self.noted().pinned.entry(warm.name.clone()).or_default().insert(name.clone());
+                if is_news {
+                    self.save().await;
+                }
+            }
+            round.wished.insert(name);
+            self.mirror.pin(target, &root.reference).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether it was pinned for the sake of some [[warm]].
+    fn is_by_rounds(&self, root: &Root) -> bool {
+        self.noted().pinned.values().any(|roots| roots.contains(root))
+    }
+
+    /// What was pinned for the sake of a [[warm]] that is no more. One that got another name has its round first, and all of
+    /// it.
+    pub(super) async fn tidy(&self) {
+        let warms = self.warms();
+        if !warms.iter().all(|warm| self.is_here(warm)) {
+            return;
+        }
+        let orphans: BTreeSet<String> = {
+            let noted = self.noted();
+            let is_gone = |name: &&String| !warms.iter().any(|warm| warm.name == **name);
+            noted.rounds.keys().chain(noted.pinned.keys()).filter(is_gone).cloned().collect()
+        };
+        if orphans.is_empty() {
+            return;
+        }
+        for name in orphans {
+            self.let_go(&name, &BTreeSet::new()).await;
+            let mut noted = self.noted();
+            noted.rounds.remove(&name);
+            noted.pinned.retain(|other, roots| *other != name || !roots.is_empty());
+        }
+        self.save().await;
+    }
+
+    /// What was pinned for the sake of an earlier round, and is not wished for any more by this [[warm]] or another one.
+    pub(super) async fn let_go(&self, name: &str, wished: &BTreeSet<Root>) {
+        let _one_at_a_time = self.pinning.lock().await;
+        let others: Vec<Warm> = self.warms().into_iter().filter(|warm| warm.name != name).collect();
+        let pinned = self.noted().pinned.get(name).cloned().unwrap_or_default();
+        let is_for_another = |root: &Root| {
+            let noted = self.noted();
+            noted.pinned.iter().any(|(other, roots)| other != name && roots.contains(root))
+        };
+        // One that has had no round since it wishes for it has not noted it yet.
+        let may_be_for_another =
+            |root: &Root| others.iter().any(|warm| !self.is_here(warm) && may_wish_for(warm, root));
+        let mut still_pinned = BTreeSet::new();
+        for root in pinned.difference(wished).filter(|root| !is_for_another(root)) {
+            if may_be_for_another(root) {
+                still_pinned.insert(root.clone());
+                continue;
+            }
+            let (Ok(repository), Ok(reference)) = (root.0.parse(), root.1.parse::<Reference>()) else {
+                continue;
+            };
+            // Also what is not routed any more.
+            match self.mirror.unpin(&repository, &reference).await {
+                Ok(()) | Err(NotDone::NotPinned) => {}
+                Err(error) => {
+                    tracing::warn!(%repository, %reference, %error, "what is not wished for any more is still pinned");
+                    still_pinned.insert(root.clone());
+                }
+            }
+        }
+        still_pinned.extend(pinned.intersection(wished).cloned());
+        self.noted().pinned.insert(name.to_owned(), still_pinned);
+    }
+
+    /// Whether the last round brought all that is wished for now.
+    fn is_here(&self, warm: &Warm) -> bool {
+        self.last(&warm.name).is_some_and(|last| last.failed.is_empty() && last.wishes == wishes(warm))
+    }
+}
+
+/// Whether a round of `warm` may come to pin this: an image, or something that refers to one.
+fn may_wish_for(warm: &Warm, (repository, reference): &Root) -> bool {
+    let is_wished = |wish: &Wish| match &wish.tags {
+        Some(tags) => tags.matches(reference),
+        None => wish.image.reference.to_string() == *reference,
+    };
+    let is_digest = reference.contains(':');
+    let mut wishes = warm.images.iter().filter(|wish| image_name(&wish.image) == *repository);
+    warm.pin && wishes.any(|wish| is_digest || is_wished(wish))
+}
