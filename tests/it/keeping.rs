@@ -2,7 +2,10 @@
 
 use http::Method;
 use serde_json::Value;
-use tidelock::config::{ByteSize, SizeLimit};
+use tidelock::config::{ByteSize, Config, SizeLimit};
+use tidelock::lifecycle::Lifecycle;
+use tidelock::store::{Pin, Store};
+use tidelock::telemetry::Metrics;
 
 use crate::support::eventually::{eventually, eventually_eq};
 use crate::support::house::House;
@@ -167,6 +170,27 @@ async fn a_pin_learns_of_what_arrives_beside_it() {
         house.client().pull(&repository, "v0").await.unwrap();
     }
     eventually(|| async { house.metric("tidelock_cache_pinned_bytes").await >= (16 * LAYER) as f64 }).await;
+}
+
+/// A kill between a manifest's arrival and the pin that follows it leaves a pin that knows nothing of the layers.
+#[tokio::test]
+async fn a_start_finishes_what_a_kill_left_of_a_pin() {
+    let (_fake, house) = scene().await;
+    pull(&house, "v0").await;
+    let digest = show(&house, "app:v0").await["digest"].as_str().unwrap().parse().unwrap();
+    let left = house.left();
+    house.stop().await;
+    let mut config = Config::default();
+    (config.cache.dir, config.cache.min_free) = (left.folder().to_owned(), ByteSize(0));
+    let (life, repository) = (Lifecycle::default(), "docker.io/library/app".parse().unwrap());
+    let store = Store::open(&config.cache, &life, &Metrics::default()).unwrap();
+    store.pin(Pin { repository, reference: "v0".parse().unwrap(), digests: vec![digest] }).await.unwrap();
+    store.close().await;
+    life.stop();
+    life.wait().await;
+    drop(store);
+    let house = left.open(|_| {}).await;
+    eventually(|| async { house.metric("tidelock_cache_pinned_bytes").await >= LAYER as f64 }).await;
 }
 
 #[tokio::test]
