@@ -85,11 +85,7 @@ pub(super) fn scrub(admin: &Admin) -> Response<Body> {
 
 /// What was asked for in vain; with `forget`, no more from now on.
 pub(super) fn missing(admin: &Admin, forget: bool) -> Response<Body> {
-    let missing = Missing::new(admin.mirror.missing());
-    if forget {
-        admin.mirror.forget_missing();
-    }
-    json(&missing)
+    json(&Missing::new(if forget { admin.mirror.forget_missing() } else { admin.mirror.missing() }))
 }
 
 /// Begins one, at the pace that the query names, or at the configured one.

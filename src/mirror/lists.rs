@@ -47,11 +47,11 @@ impl Inner {
         if let Some(document) = self.store.document(&stamp.digest).await {
             return Ok(ListAnswer { document, served, age });
         }
-        // Evicted, or it could not be kept: the name alone is of no use.
-        self.store
-            .remove_name(&target.repository, name)
-            .await
-            .map_err(|error| Error::Internal(error.to_string()))?;
+        // Evicted, or it could not be kept: the name alone is of no use, unless it was given to another list meanwhile.
+        if self.store.name(&target.repository, name).is_some_and(|now| now.digest == stamp.digest) {
+            let removed = self.store.remove_name(&target.repository, name).await;
+            removed.map_err(|error| Error::Internal(error.to_string()))?;
+        }
         let Named { stamp, served, age } = self.resolve(target, name, errand).await?;
         let document = self.store.document(&stamp.digest).await.ok_or_else(super::given_up)?;
         Ok(ListAnswer { document, served, age })

@@ -53,19 +53,22 @@ const NOTE: &str = "missing";
 impl Mirror {
     /// What was asked for in vain, what was asked for most first.
     pub fn missing(&self) -> Vec<Miss> {
-        let mut missing: Vec<Miss> =
-            self.0.missing.known().iter().filter_map(|(image, row)| row.read(image)).collect();
-        missing.sort_by(|one, other| {
-            let name = |miss: &Miss| miss.image.to_string();
-            other.times.cmp(&one.times).then_with(|| name(one).cmp(&name(other)))
-        });
-        missing
+        listed(&self.0.missing.known())
     }
 
-    /// Forgets all of that.
-    pub fn forget_missing(&self) {
-        self.0.missing.change(HashMap::clear);
+    /// Forgets all of that, and says what it was.
+    pub fn forget_missing(&self) -> Vec<Miss> {
+        listed(&self.0.missing.change(std::mem::take))
     }
+}
+
+fn listed(known: &HashMap<String, Row>) -> Vec<Miss> {
+    let mut missing: Vec<Miss> = known.iter().filter_map(|(image, row)| row.read(image)).collect();
+    missing.sort_by(|one, other| {
+        let name = |miss: &Miss| miss.image.to_string();
+        other.times.cmp(&one.times).then_with(|| name(one).cmp(&name(other)))
+    });
+    missing
 }
 
 impl Missing {
@@ -133,11 +136,12 @@ impl Missing {
         });
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut HashMap<String, Row>) -> T) {
+    fn change<T>(&self, change: impl FnOnce(&mut HashMap<String, Row>) -> T) -> T {
         let mut known = self.known();
-        change(&mut known);
+        let changed = change(&mut known);
         self.count.store(known.len(), Ordering::Release);
         self.has_changed.store(true, Ordering::Release);
+        changed
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Row>> {

@@ -22,14 +22,20 @@ impl Inner {
         for root in &warmed.roots {
             let name = (image_name(image), root.reference.to_string());
             // What was pinned by hand stays so.
-            if self.is_by_rounds(&name) || !self.mirror.is_pinned(target, &root.reference) {
-                let is_news = self.noted().pinned.entry(warm.name.clone()).or_default().insert(name.clone());
-                if is_news {
-                    self.save().await;
-                }
+            let is_ours = self.is_by_rounds(&name) || !self.mirror.is_pinned(target, &root.reference);
+            let is_news =
+                is_ours && self.noted().pinned.entry(warm.name.clone()).or_default().insert(name.clone());
+            if is_news {
+                self.save().await;
             }
-            round.wished.insert(name);
-            self.mirror.pin(target, &root.reference).await?;
+            round.wished.insert(name.clone());
+            if let Err(error) = self.mirror.pin(target, &root.reference).await {
+                // Whoever pins it by hand one day is not to find it let go of.
+                if is_news && let Some(roots) = self.noted().pinned.get_mut(&warm.name) {
+                    roots.remove(&name);
+                }
+                return Err(error);
+            }
         }
         Ok(())
     }
