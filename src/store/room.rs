@@ -117,12 +117,18 @@ impl Inner {
     pub(super) async fn take_out(&self, victims: Vec<Victim>, reason: Reason) -> Result<(), Error> {
         let digests: Vec<Digest> = victims.iter().map(|(digest, ..)| *digest).collect();
         let (space, sum) = (Arc::clone(&self.space), victims.iter().map(|(_, entry, _)| entry.size).sum());
-        let removed = self.index.change_and(Change::Removed(digests), move || space.reserve(sum)).await;
+        let removed = self.index.change_and(Change::Evicted(digests), move || space.reserve(sum)).await;
         if let Err(error) = removed {
             for (digest, entry, _claim) in victims {
                 self.doubt(digest, self.space.take_anyway(entry.size));
             }
             return Err(error);
+        }
+        // They are claimed: nobody has put one back.
+        let (pinned, victims): (Vec<Victim>, Vec<Victim>) =
+            victims.into_iter().partition(|(digest, ..)| self.index.entry(digest).is_some());
+        for (_, entry, _claim) in pinned {
+            drop(self.space.reserved(entry.size));
         }
         let paths: Vec<_> = victims.iter().map(|(digest, ..)| self.tree.blob(digest)).collect();
         let rid = move || paths.iter().map(|path| disk::rid(path)).collect();

@@ -75,6 +75,8 @@ pub(super) enum Change {
     Found(Vec<(Digest, Entry)>),
     /// Files are about to lose theirs. Links fall with them, names stay: a tag still means its digest.
     Removed(Vec<Digest>),
+    /// The same, but what has been pinned meanwhile stays.
+    Evicted(Vec<Digest>),
     /// They have, also after a power cut.
     Settled(Vec<Digest>),
     /// These were used.

@@ -99,6 +99,14 @@ impl<'t> Tables<'t> {
             Change::Added(digest, entry) => self.add(digest, *entry),
             Change::Found(found) => found.iter().try_for_each(|(digest, entry)| self.add(digest, *entry)),
             Change::Removed(digests) => digests.iter().try_for_each(|digest| self.remove(digest)),
+            Change::Evicted(digests) => {
+                for digest in digests {
+                    if self.pinned.get(key(digest).as_slice())?.is_none() {
+                        self.remove(digest)?;
+                    }
+                }
+                Ok(())
+            }
             Change::Settled(digests) => digests.iter().try_for_each(|digest| self.settle(digest)),
             Change::Used(uses) => uses.iter().try_for_each(|(digest, at)| self.touch(digest, *at)),
             Change::Linked(repository, digest, link) => {

@@ -52,6 +52,22 @@ async fn the_oldest_go_first_and_totals_follow() {
     assert_eq!(index.entry(&digest("b")), Some(entry(20, 9)));
 }
 
+/// Somebody pins what has been chosen for eviction already.
+#[tokio::test]
+async fn what_is_pinned_meanwhile_is_not_evicted() {
+    let (index, _folder) = opened().await;
+    let (repository, reference): (Repository, Reference) =
+        ("docker.io/library/x".parse().unwrap(), "v1".parse().unwrap());
+    index.change(Change::Pinned(repository.clone(), reference.clone(), vec![digest("a")])).await.unwrap();
+    index.change(Change::Evicted(vec![digest("a"), digest("b"), digest("not there")])).await.unwrap();
+    assert!(index.entry(&digest("a")).is_some_and(|entry| entry.is_pinned));
+    assert_eq!(index.entry(&digest("b")), None);
+    assert_eq!(totals(&index), (40, 2));
+    index.change(Change::Unpinned(repository, reference)).await.unwrap();
+    index.change(Change::Evicted(vec![digest("a")])).await.unwrap();
+    assert_eq!(totals(&index), (30, 1));
+}
+
 #[tokio::test]
 async fn links_fall_with_their_blob() {
     let (index, _folder) = opened().await;
