@@ -125,6 +125,46 @@ async fn who_signed_what_is_pinned_is_known_as_long() {
     assert_eq!(list.json()["manifests"][0]["digest"], signature.digest(), "{}", list.text());
 }
 
+/// What the one takes out, the other builds on: either there is nothing to build on any more, or it is there to stay.
+#[tokio::test]
+async fn what_is_brought_while_something_is_removed_is_whole() {
+    let site = site(|_| {}).await;
+    for n in 0..20 {
+        carry(&site, &format!("app:ballast{n}"), &Image::layers(1_000 + n, &[100])).await;
+    }
+    for n in 0..20 {
+        let (base, delta) = (Image::layers(n, &[5_000]), Image::layers(n, &[5_000, 6_000]));
+        carry(&site, "app:v1", &base).await;
+        let needs: Vec<&Blob> = delta.manifests.iter().chain(&delta.blobs).collect();
+        put(&site, needs.iter().copied()).await;
+        let path = "/api/v1/remove?image=app:v1";
+        let (removed, adopted) =
+            tokio::join!(told(&site, path, ""), adopt(&site, "app:v2", delta.digest(), &needs));
+        assert_eq!(removed.0, 200, "{}", removed.1);
+        if adopted.0 == 200 {
+            assert!(site.client().pull("library/app", "v2").await.unwrap().is(&delta), "{n}");
+        } else {
+            assert_eq!(adopted.1["error"]["code"], "lacking", "{}", adopted.1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn signatures_that_come_at_once_are_all_found() {
+    let site = site(|_| {}).await;
+    let image = Image::layers(1, &[500]);
+    carry(&site, "app:v1", &image).await;
+    let signatures: Vec<Image> =
+        (0..8).map(|n| Image::artifact(&image.top, &format!("{SIGNATURE}.{n}"))).collect();
+    futures_util::future::join_all(signatures.iter().map(|signature| {
+        let site = &site;
+        async move { carry(site, &format!("app@{}", signature.digest()), signature).await }
+    }))
+    .await;
+    let list = site.client().get(&format!("/v2/library/app/referrers/{}", image.digest())).await.json();
+    assert_eq!(list["manifests"].as_array().unwrap().len(), 8, "{list}");
+}
+
 #[tokio::test]
 async fn an_image_of_which_a_layer_is_gone_is_missing() {
     let site = site(|_| {}).await;
