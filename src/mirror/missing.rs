@@ -53,7 +53,8 @@ const NOTE: &str = "missing";
 impl Mirror {
     /// What was asked for in vain, what was asked for most first.
     pub fn missing(&self) -> Vec<Miss> {
-        listed(&self.0.missing.known())
+        let known = self.0.missing.known().clone();
+        listed(&known)
     }
 
     /// Forgets all of that, and says what it was.
