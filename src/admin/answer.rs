@@ -4,6 +4,9 @@ use http::{HeaderValue, Response, StatusCode};
 
 use crate::server::Body;
 
+/// Where there is nothing better to say.
+pub(super) const GIVEN_UP: &str = "It was given up inside the mirror; its log says why.";
+
 /// Plain text.
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     typed(status, "text/plain; charset=utf-8", body)
@@ -39,8 +42,7 @@ pub(super) fn wrong_method(allowed: &'static str) -> Response<Body> {
     response
 }
 
-/// What answers broke.
+/// The task that was to answer panicked.
 pub(super) fn given_up() -> Response<Body> {
-    let message = "It was given up inside the mirror; its log says why.";
-    error(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    error(StatusCode::INTERNAL_SERVER_ERROR, "internal", GIVEN_UP)
 }

@@ -19,10 +19,13 @@ mod ui;
 
 use std::io;
 use std::net::TcpListener;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use http::Response;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -40,7 +43,7 @@ use crate::config::Config;
 use crate::lifecycle::{Lifecycle, now};
 use crate::mirror::{self, Mirror};
 use crate::routing::Router;
-use crate::server::{self, Limits, ServerMetrics};
+use crate::server::{self, Body, Limits, ServerMetrics};
 use crate::telemetry::{Journal, Metrics};
 use guard::Guard;
 use history::Samples;
@@ -119,6 +122,21 @@ impl Admin {
     }
 }
 
+impl Admin {
+    /// Does what changes something, even if whoever asked goes away: half of a change would be left, and not written down. A
+    /// stop waits for it. And where clients are served: connections to upstreams live on the runtime that they were made on.
+    async fn to_its_end(
+        &self,
+        changing: impl Future<Output = Response<Body>> + Send + 'static,
+    ) -> Response<Body> {
+        let changing = {
+            let _there = self.work.enter();
+            self.house.spawn("do what the operator asks for", changing)
+        };
+        changing.await.unwrap_or_else(|_| answer::given_up())
+    }
+}
+
 impl Rules {
     fn of(config: &Config) -> Rules {
         Rules { router: Router::new(config), config: config.clone() }
@@ -180,15 +198,25 @@ fn run(
             let admin = Arc::clone(&admin);
             let refused = guard.check(&request, || read_token(&admin.rules.load().config.admin));
             async move {
-                let audited = audit::Entry::of(&request);
-                let answer = match refused {
-                    Some(refused) => refused,
-                    None => pages::answer(&admin, request).await,
+                let Some(entry) = audit::Entry::of(&request) else {
+                    return match refused {
+                        Some(refused) => refused,
+                        None => pages::answer(&admin, request).await,
+                    };
                 };
-                if let Some(entry) = audited {
-                    entry.end(answer.status(), admin.rules.load().config.log.audit.as_deref());
-                }
-                answer
+                let own = Arc::clone(&admin);
+                let changing = async move {
+                    let answer = match refused {
+                        Some(refused) => refused,
+                        None => {
+                            let answering = AssertUnwindSafe(pages::answer(&own, request)).catch_unwind();
+                            answering.await.unwrap_or_else(|_| answer::given_up())
+                        }
+                    };
+                    entry.end(answer.status(), own.rules.load().config.log.audit.as_deref());
+                    answer
+                };
+                admin.to_its_end(changing).await
             }
         };
         let serving =

@@ -190,17 +190,6 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
     if !page.takes(request.method()) {
         return answer::wrong_method(page.methods());
     }
-    if request.method().is_safe() {
-        return give(admin, page, request).await;
-    }
-    // What was begun is done, even if whoever asked goes away: half of a change would be left. And where clients are served:
-    // connections to upstreams live on the runtime that they were made on.
-    let own = Arc::clone(admin);
-    let giving = admin.work.spawn(async move { give(&own, page, request).await });
-    giving.await.unwrap_or_else(|_| answer::given_up())
-}
-
-async fn give(admin: &Arc<Admin>, page: Page, request: Request<Incoming>) -> Response<Body> {
     let query = request.uri().query();
     let about_image = match page {
         Page::Index => return ui::page(request.headers()).unwrap_or_else(index),

@@ -58,15 +58,14 @@ fn in_words(images: &[Image]) -> String {
         format!("{:<width$}  {:<19}  {:>10}  {:<11}  HERE\n", "IMAGE", "DIGEST", "SIZE", "CONFIRMED");
     for image in images {
         let digest: String = image.digest.chars().take(19).collect();
-        let confirmed = format!("{} ago", time(image.age_seconds));
+        let confirmed = image.age_seconds.map_or("held".to_owned(), |age| format!("{} ago", time(age)));
         let bytes = size(image.content.bytes);
         let name = &image.image;
         writeln!(
             text,
-            "{name:<width$}  {digest}  {bytes:>10}  {confirmed:<11}  {}{}{}",
+            "{name:<width$}  {digest}  {bytes:>10}  {confirmed:<11}  {}{}",
             here(&image.content),
-            if image.pinned { ", pinned" } else { "" },
-            if image.held { ", held" } else { "" }
+            if image.pinned { ", pinned" } else { "" }
         )
         .expect("a String takes every text");
     }

@@ -89,7 +89,7 @@ fn round_in_words(report: &RoundReport) -> String {
     text + &match (image, waits) {
         (Some(image), Some(why)) => format!("  now {image} waits: {why}\n"),
         (Some(image), None) => format!("  now {image} is fetched\n"),
-        (None, _) if *next == 0 => "  the first round begins as soon as it may\n".to_owned(),
+        (None, _) if *next == 0 => "  the next round begins as soon as it may\n".to_owned(),
         (None, _) => format!("  the next round is due {}\n", date(*next)),
     }
 }

@@ -39,6 +39,12 @@ pub struct Meaning {
     pub is_held: bool,
 }
 
+impl Meaning {
+    fn held(stamp: Stamp) -> Meaning {
+        Meaning { stamp, is_held: true }
+    }
+}
+
 /// Why a tag is not rolled back, or not released.
 #[derive(Debug, thiserror::Error)]
 pub enum NotHeld {
@@ -85,6 +91,15 @@ impl Mirror {
     /// [`Error::NotThen`].
     pub fn meaning(&self, target: &Target, tag: &Tag) -> Result<Option<Meaning>, Error> {
         self.0.meaning(target, tag)
+    }
+
+    /// The same, where it is `known` already what the upstream said last.
+    ///
+    /// # Errors
+    /// [`Error::NotThen`].
+    pub fn meaning_of(&self, target: &Target, tag: &Tag, known: Stamp) -> Result<Meaning, Error> {
+        let held = self.0.held(target, tag)?;
+        Ok(held.map_or(Meaning { stamp: known, is_held: false }, Meaning::held))
     }
 
     /// What a tag has meant, as far as is known here, the latest first.
@@ -152,7 +167,7 @@ impl Mirror {
 
 impl Inner {
     pub(super) fn meaning(&self, target: &Target, tag: &Tag) -> Result<Option<Meaning>, Error> {
-        let held = self.held(target, tag)?.map(|stamp| Meaning { stamp, is_held: true });
+        let held = self.held(target, tag)?.map(Meaning::held);
         let known = || self.store.name(&target.repository, &Name::Tag(tag.clone()));
         Ok(held.or_else(|| known().map(|stamp| Meaning { stamp, is_held: false })))
     }
@@ -221,7 +236,7 @@ impl Holds {
         self.held().keys().filter_map(|key| key.strip_prefix(&prefix)?.parse().ok()).collect()
     }
 
-    /// By one at a time, so that what is written last is what holds.
+    /// By whoever has `by_hand`, so that what is written last is what holds.
     async fn change(
         &self,
         store: &Store,

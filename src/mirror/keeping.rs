@@ -170,17 +170,13 @@ impl Inner {
     }
 
     /// What tags are served as may have changed with the configuration, and anything before a start: their pins follow.
-    pub(super) async fn follow_all_pins(&self, are_all: bool) {
+    pub(super) async fn follow_all_pins(&self) {
         for repository in self.store.pinned_repositories() {
             let is_its =
                 |upstream: &Arc<ArcSwap<Upstream>>| upstream.load().config.registry == repository.registry;
             let Some(upstream) = self.upstreams.iter().position(is_its) else { continue };
             let target = Target { upstream: UpstreamId::new(upstream), repository: repository.clone() };
-            let has_moved = |pin: &Pin| {
-                let meaning = self.meant_by(&target, &pin.reference);
-                meaning.is_ok_and(|digest| pin.digests.first() != Some(&digest))
-            };
-            self.follow_pins(&target, |pin| are_all || has_moved(pin)).await;
+            self.follow_pins(&target, |_| true).await;
         }
     }
 
@@ -193,6 +189,10 @@ impl Inner {
         for reference in pins.map(|pin| pin.reference) {
             // For each anew: clients wait for this, and there may be many.
             let _one_at_a_time = self.pinning.lock().await;
+            // The next start goes on with it.
+            if self.life.is_stopping() {
+                return;
+            }
             let Some(old) = self.store.pin_of(&target.repository, &reference) else { continue };
             let Ok(digest) = self.meant_by(target, &old.reference) else { continue };
             let parts = self.parts(target, &digest).await;

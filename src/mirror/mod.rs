@@ -167,7 +167,7 @@ impl Mirror {
             life: life.clone(),
         }));
         // A kill may have come between what arrived and the pins that follow it.
-        mirror.pins_follow(true);
+        mirror.pins_follow();
         Ok(mirror)
     }
 
@@ -202,13 +202,13 @@ impl Mirror {
         self.0.is_offline.send_replace(config.offline);
         self.0.absent.invalidate_all();
         self.0.troubles.invalidate_all();
-        self.pins_follow(false);
+        self.pins_follow();
     }
 
-    /// By themselves: all of them, or those whose image means something else now.
-    fn pins_follow(&self, are_all: bool) {
+    /// By themselves.
+    fn pins_follow(&self) {
         let inner = Arc::clone(&self.0);
-        drop(self.0.life.spawn("follow pins", async move { inner.follow_all_pins(are_all).await }));
+        drop(self.0.life.spawn("follow pins", async move { inner.follow_all_pins().await }));
     }
 
     /// What is left of the budgets of all upstreams, and who waits for them.

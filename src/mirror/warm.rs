@@ -166,14 +166,17 @@ impl Mirror {
                 list.tags.iter().filter_map(|tag| tag.parse().ok()).collect()
             }
         };
-        let is_companion =
-            |tag: &str| Algorithm::ALL.iter().any(|own| tag.starts_with(&format!("{}-", own.as_str())));
         let is_meant = |tag: &Tag| pattern.matches(tag.as_str()) && !is_companion(tag.as_str());
         let mut tags: Vec<Tag> = listed.into_iter().filter(is_meant).collect();
         tags.sort_by(|one, other| other.by_version(one));
         tags.truncate(most);
         Ok(tags)
     }
+}
+
+/// A tag by which what refers to a digest is found (distribution-spec, "Referrers Tag Schema"; cosign's signatures).
+pub(super) fn is_companion(tag: &str) -> bool {
+    Algorithm::ALL.iter().any(|own| tag.starts_with(&format!("{}-", own.as_str())))
 }
 
 impl Walk<'_> {

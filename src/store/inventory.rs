@@ -197,12 +197,11 @@ impl Store {
                 victims.push((digest, entry, claim));
             }
         }
-        let bytes = victims.iter().map(|(_, entry, _)| entry.size).sum();
-        if !victims.is_empty() {
-            let taken = self.0.take_out(victims, Reason::Removed).await;
-            self.0.health.note(taken)?;
+        if victims.is_empty() {
+            return Ok(0);
         }
-        Ok(bytes)
+        let taken = self.0.take_out(victims, Reason::Removed).await;
+        self.0.health.note(taken)
     }
 }
 

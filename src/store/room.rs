@@ -113,8 +113,9 @@ impl Inner {
     }
 
     /// The index forgets them first: a crash in between leaves files that the next start counts again. Their claims
-    /// are held until the files are gone, so that nobody finds or writes one of them in between.
-    pub(super) async fn take_out(&self, victims: Vec<Victim>, reason: Reason) -> Result<(), Error> {
+    /// are held until the files are gone, so that nobody finds or writes one of them in between. What has been pinned
+    /// meanwhile stays. How many bytes went.
+    pub(super) async fn take_out(&self, victims: Vec<Victim>, reason: Reason) -> Result<u64, Error> {
         let digests: Vec<Digest> = victims.iter().map(|(digest, ..)| *digest).collect();
         let (space, sum) = (Arc::clone(&self.space), victims.iter().map(|(_, entry, _)| entry.size).sum());
         let removed = self.index.change_and(Change::Evicted(digests), move || space.reserve(sum)).await;
@@ -132,7 +133,7 @@ impl Inner {
         }
         let paths: Vec<_> = victims.iter().map(|(digest, ..)| self.tree.blob(digest)).collect();
         let rid = move || paths.iter().map(|path| disk::rid(path)).collect();
-        let mut stay = 0;
+        let (mut stay, mut bytes) = (0, 0);
         // On a thread of its own: freeing the blocks of a large file takes its time.
         let gone: Vec<bool> = tokio::task::spawn_blocking(rid).await.unwrap_or_default();
         let gone = gone.into_iter().chain(std::iter::repeat(false));
@@ -147,6 +148,7 @@ impl Inner {
                 // It takes room on, and comes back into the index.
                 self.doubt(digest, room);
             }
+            bytes += entry.size;
             self.metrics.evicted(reason, entry.size);
             tracing::debug!(%digest, size = entry.size, "evicted");
         }
@@ -155,7 +157,7 @@ impl Inner {
             self.settle().await;
         }
         match stay {
-            0 => Ok(()),
+            0 => Ok(bytes),
             // The next ones would stay too, and all of them lose what is known of them.
             _ => Err(Error::io("removing evicted blobs")(std::io::Error::other(format!(
                 "{stay} of them stay"

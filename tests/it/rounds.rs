@@ -268,6 +268,11 @@ async fn what_changes_hands_is_not_let_go_in_between() {
     for (tag, seed) in [("v1", 1), ("v2", 2), ("v3", 3)] {
         fake.push("library/app", tag, &Image::layers(seed, &[500]));
     }
+    // It is signed, as cosign does.
+    let signed = Image::layers(2, &[500]);
+    let signature = format!("{}.sig", signed.digest().replace(':', "-"));
+    fake.push("library/app", &signature, &Image::artifact(&signed.top, "application/x.signature"));
+    let signature = format!("app:{signature}");
     let warm = |name: &str, images: &[&str]| Warm { name: name.to_owned(), pin: true, ..nightly(images) };
     let house = House::with(&fake, |config| {
         config.warm = vec![warm("nightly", &["app:v1", "app:v2"]), warm("other", &["app:v3"])];
@@ -289,6 +294,7 @@ async fn what_changes_hands_is_not_let_go_in_between() {
     ended(&house, &fake, first["begun"].as_u64().unwrap()).await;
     rest(|| fake.total()).await;
     assert!(is_pinned(&house, "app:v2").await, "the other one wishes for it");
+    assert!(is_pinned(&house, &signature).await, "and for what refers to it");
 
     // And when the one of which nothing is left goes altogether.
     let house = house.restart(|config| drop(config.warm.remove(0))).await;
@@ -300,6 +306,31 @@ async fn what_changes_hands_is_not_let_go_in_between() {
     assert!(is_pinned(&house, "app:v2").await);
     let house = house.restart(|config| config.warm.clear()).await;
     becomes_pinned(&house, &fake, "app:v2", false).await;
+    becomes_pinned(&house, &fake, &signature, false).await;
+}
+
+/// One that never has all that it wishes for keeps nothing but that from being let go.
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_for_good_holds_up_no_other() {
+    let clock = Frozen::new();
+    let fake = FakeRegistry::start().await;
+    for (tag, seed) in [("v1", 1), ("v2", 2), ("v3", 3)] {
+        fake.push("library/app", tag, &Image::layers(seed, &[500]));
+    }
+    let warm = |name: &str, images: &[&str]| Warm { name: name.to_owned(), pin: true, ..nightly(images) };
+    let house = House::with(&fake, |config| {
+        config.warm = vec![warm("nightly", &["app:v1", "app:v2"]), warm("other", &["app:v3", "app:gone"])];
+    });
+    let house = house.await;
+    ended(&house, &fake, 0).await;
+    let of_other = "tidelock_warm_rounds_total{outcome=\"incomplete\",warm=\"other\"}";
+    while house.metric(of_other).await == 0.0 {
+        rest(|| fake.total()).await;
+    }
+    clock.advance(MINUTE).await;
+    let house = house.restart(|config| config.warm[0].images.truncate(1)).await;
+    becomes_pinned(&house, &fake, "app:v2", false).await;
+    assert!(is_pinned(&house, "app:v1").await && is_pinned(&house, "app:v3").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

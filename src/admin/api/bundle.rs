@@ -13,8 +13,8 @@ use hyper::body::{Body as _, Incoming};
 use serde::de::DeserializeOwned;
 
 use super::{Answer, Refusal, json, named, parameter, route};
-use crate::admin::Admin;
 use crate::admin::types::{Adopted, Adoption, Lacking, Sought, TakenIn};
+use crate::admin::{Admin, answer};
 use crate::mirror::{self, NotAdopted, NotTaken};
 use crate::oci::{Digest, ImageReference};
 use crate::scheduler::Errand;
@@ -30,18 +30,16 @@ const PAGE: usize = 1_000;
 pub(in crate::admin) async fn content(admin: &Arc<Admin>, query: Option<&str>) -> Answer {
     let (_, target) = named(admin, query)?;
     let digest = digest(query)?;
-    let mirror = admin.mirror.clone();
-    let asking = admin.work.spawn(async move { mirror.blob(&target, &digest, &Errand::background()).await });
-    match asking.await {
-        Ok(Ok(mirror::BlobAnswer { size, content: Some(content), .. })) => {
+    match admin.mirror.blob(&target, &digest, &Errand::background()).await {
+        Ok(mirror::BlobAnswer { size, content: Some(content), .. }) => {
             let mut response = Response::new(Body::stream(content.read_all(size), size));
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             Ok(response)
         }
-        Ok(Ok(_)) | Err(_) => Err(internal("It was given up inside the mirror; its log says why.")),
-        Ok(Err(error)) => Err(refusal(StatusCode::BAD_GATEWAY, "upstream", &format!("{digest}: {error}"))),
+        Ok(_) => Err(internal(answer::GIVEN_UP)),
+        Err(error) => Err(refusal(StatusCode::BAD_GATEWAY, "upstream", &format!("{digest}: {error}"))),
     }
 }
 
@@ -76,7 +74,9 @@ pub(in crate::admin) async fn take_in(admin: &Admin, request: Request<Incoming>)
         let message = "Send it with its Content-Length.";
         return Err(refusal(StatusCode::LENGTH_REQUIRED, "length_missing", message));
     };
-    let pieces = BodyDataStream::new(request.into_body()).map(|piece| piece.map_err(io::Error::other));
+    // At a stop the rest of it is not waited for: what came is kept.
+    let pieces = BodyDataStream::new(request.into_body()).take_until(admin.house.stopping());
+    let pieces = Box::pin(pieces.map(|piece| piece.map_err(io::Error::other)));
     match admin.mirror.take_in(digest, size, pieces).await {
         Ok(new) => Ok(json(&TakenIn { digest: digest.to_string(), new })),
         Err(error) => {

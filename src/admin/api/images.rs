@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 use super::{Answer, Refusal, asked_for, json, named, parameter, route};
 use crate::admin::types::{Image, Images, Pinned, Refreshed, Removed, RolledBack, Shown, TagHistory};
 use crate::admin::{Admin, answer};
-use crate::mirror::{self, Meaning, NotDone, NotHeld};
+use crate::mirror::{self, NotDone, NotHeld};
 use crate::oci::{ImageReference, Reference, Repository, Tag};
 use crate::routing::Target;
 use crate::scheduler::{ClientAddr, Errand, Priority};
@@ -45,9 +45,10 @@ pub(in crate::admin) async fn images(admin: &Admin, query: Option<&str>) -> Resp
     for (Repository { registry, name: repository }, tag, stamp) in found {
         let target = rules.router.route(Some(&registry), None, &repository);
         let image = ImageReference { registry, repository, reference: Reference::Tag(tag.clone()) };
-        if let Ok(target) = target {
-            let meaning = admin.mirror.meaning(&target, &tag).ok().flatten();
-            let meaning = meaning.unwrap_or(Meaning { stamp, is_held: false });
+        // What is held at a date of which nothing is known nobody could pull either.
+        if let Ok(target) = target
+            && let Ok(meaning) = admin.mirror.meaning_of(&target, &tag, stamp)
+        {
             let content = admin.mirror.content(&target, &meaning.stamp.digest).await;
             let is_pinned = store.is_pinned(&target.repository, &image.reference);
             let kept = store.kept(&meaning.stamp.digest);
@@ -64,6 +65,7 @@ pub(in crate::admin) async fn images(admin: &Admin, query: Option<&str>) -> Resp
 pub(in crate::admin) async fn refresh(admin: &Admin, query: Option<&str>) -> Answer {
     let (image, target, tag) = tag(admin, query)?;
     let mirror = admin.mirror.clone();
+    // The check outlives the longest that an answer may take.
     let asking = admin.work.spawn(async move {
         let errand = Errand::of(ClientAddr::NOBODY).at(Priority::Revalidation).held_for(LONGEST_HOLD);
         mirror.refresh(&target, &tag, &errand).await

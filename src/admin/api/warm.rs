@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Answer, Refusal, json, named, parameter, parameters, route};
-use crate::admin::Admin;
 use crate::admin::types::{Matching, Rounds, Warmed, Warming};
+use crate::admin::{Admin, answer};
 use crate::config::{MOST_TAGS, Wish};
 use crate::lifecycle::Phase;
 use crate::mirror::{self, Wanted};
@@ -91,10 +91,7 @@ async fn next(watched: Option<Watched>) -> Option<(Bytes, Option<Watched>)> {
     let ended = tokio::time::timeout(EVERY, &mut watched.work).await;
     let (line, is_last) = match ended {
         Ok(Ok(last)) => (last, true),
-        Ok(Err(_)) => {
-            let message = "It was given up inside the mirror; its log says why.".to_owned();
-            (Warming::Failed { message }, true)
-        }
+        Ok(Err(_)) => (Warming::Failed { message: answer::GIVEN_UP.to_owned() }, true),
         Err(_) if matches!(watched.admin.house.phase(), Phase::Draining | Phase::Stopped) => {
             let message =
                 "The mirror is stopping; what came stays, and the next time it goes on there.".to_owned();

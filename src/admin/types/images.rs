@@ -50,8 +50,8 @@ pub struct Image {
     pub media_type: String,
     /// Since when, in seconds since 1970.
     pub since: u64,
-    /// How long ago the upstream confirmed it; 0 where it is held.
-    pub age_seconds: u64,
+    /// How long ago the upstream confirmed it; none where it is held.
+    pub age_seconds: Option<u64>,
     /// When its manifest was last used, in seconds since 1970; none where that is not here.
     pub last_use: Option<u64>,
     /// It is not evicted.
@@ -265,7 +265,7 @@ impl Image {
             digest: stamp.digest.to_string(),
             held: is_held,
             since: seconds(stamp.since),
-            age_seconds: age(&stamp),
+            age_seconds: (!is_held).then(|| age(&stamp)),
             media_type: stamp.media_type,
             last_use: kept.map(|kept| seconds(kept.last_use)),
             pinned,

@@ -17,7 +17,7 @@ pub struct Rounds {
 pub struct RoundReport {
     /// Its name.
     pub name: String,
-    /// When the next round is due, in seconds since 1970; hours of the day may put it off.
+    /// When the next round is due, in seconds since 1970; 0: at once; hours of the day may put it off.
     pub next: u64,
     /// The image that is being fetched now.
     pub image: Option<String>,

@@ -103,11 +103,11 @@ function row(it) {
   const name = make("button", { type: "button", class: "name" }, it.image);
   name.addEventListener("click", () => open(it.image));
   return make("tr", { "data-image": it.image },
-    make("td", {}, name, it.pinned ? " · pinned" : "", it.held ? " · held" : ""),
+    make("td", {}, name, it.pinned ? " · pinned" : ""),
     make("td", { class: "digest wide-only" }, short(it.digest)),
     make("td", { class: "wide-only" }, it.content.platforms.join(", ")),
     make("td", { class: "number" }, size(it.content.bytes)),
-    make("td", { class: "number" }, `${time(it.age_seconds)} ago`),
+    make("td", { class: "number" }, it.held ? "held" : `${time(it.age_seconds)} ago`),
     make("td", { class: "number" }, ago(it.last_use)),
     make("td", {}, here(it.content)));
 }

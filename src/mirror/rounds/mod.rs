@@ -85,7 +85,7 @@ pub struct Round {
     wishes: Vec<String>,
     /// What is to be pinned.
     #[serde(skip)]
-    wished: BTreeSet<Root>,
+    roots: BTreeSet<Root>,
 }
 
 /// A round that is under way.
@@ -102,7 +102,7 @@ pub struct UnderWay {
 pub struct RoundReport {
     /// Its name.
     pub name: String,
-    /// When the next round is due; hours of the day may put it off.
+    /// When the next round is due, at once where that is the epoch; hours of the day may put it off.
     pub next: SystemTime,
     /// What goes on.
     pub under_way: Option<UnderWay>,
@@ -228,7 +228,7 @@ impl Inner {
             }
         }
         if round.failed.is_empty() {
-            self.let_go(&warm.name, &round.wished).await;
+            self.let_go(&warm.name, &round.roots).await;
         }
         round.ended = seconds(now());
         round

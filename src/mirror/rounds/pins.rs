@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Inner, Root, Round, image_name, wishes};
+use super::{Inner, MOST_TOLD, Root, Round, image_name, wishes};
 use crate::config::{Warm, Wish};
+use crate::mirror::warm::is_companion;
 use crate::mirror::{NotDone, Warmed};
 use crate::oci::{ImageReference, Reference};
 use crate::routing::Target;
@@ -28,10 +29,11 @@ impl Inner {
             if is_news {
                 self.save().await;
             }
-            round.wished.insert(name.clone());
+            round.roots.insert(name.clone());
             if let Err(error) = self.mirror.pin(target, &root.reference).await {
                 // Whoever pins it by hand one day is not to find it let go of.
-                if is_news && let Some(roots) = self.noted().pinned.get_mut(&warm.name) {
+                let is_not_pinned = is_news && !self.mirror.is_pinned(target, &root.reference);
+                if is_not_pinned && let Some(roots) = self.noted().pinned.get_mut(&warm.name) {
                     roots.remove(&name);
                 }
                 return Err(error);
@@ -78,9 +80,10 @@ impl Inner {
             let noted = self.noted();
             noted.pinned.iter().any(|(other, roots)| other != name && roots.contains(root))
         };
-        // One that has had no round since it wishes for it has not noted it yet.
-        let may_be_for_another =
-            |root: &Root| others.iter().any(|warm| !self.is_here(warm) && may_wish_for(warm, root));
+        // One that has not had it since it wishes for it has not noted it yet.
+        let may_be_for_another = |root: &Root| {
+            others.iter().any(|warm| self.not_here(warm).iter().any(|wish| may_mean(warm, wish, root)))
+        };
         let mut still_pinned = BTreeSet::new();
         for root in pinned.difference(wished).filter(|root| !is_for_another(root)) {
             if may_be_for_another(root) {
@@ -105,17 +108,26 @@ impl Inner {
 
     /// Whether the last round brought all that is wished for now.
     fn is_here(&self, warm: &Warm) -> bool {
-        self.last(&warm.name).is_some_and(|last| last.failed.is_empty() && last.wishes == wishes(warm))
+        self.not_here(warm).is_empty()
+    }
+
+    /// What the last round did not bring of what is wished for now.
+    fn not_here(&self, warm: &Warm) -> Vec<Wish> {
+        let last = self.last(&warm.name).filter(|last| last.wishes == wishes(warm));
+        let is_told = |last: &Round| last.failed.len() < MOST_TOLD;
+        match last.filter(is_told) {
+            Some(last) => last.failed.iter().filter_map(|(image, _)| image.parse().ok()).collect(),
+            None => warm.images.clone(),
+        }
     }
 }
 
-/// Whether a round of `warm` may come to pin this: an image, or something that refers to one.
-fn may_wish_for(warm: &Warm, (repository, reference): &Root) -> bool {
-    let is_wished = |wish: &Wish| match &wish.tags {
+/// Whether a round of `warm` may come to pin this for the sake of `wish`: an image, or something that refers to one.
+fn may_mean(warm: &Warm, wish: &Wish, (repository, reference): &Root) -> bool {
+    let is_meant = match &wish.tags {
         Some(tags) => tags.matches(reference),
         None => wish.image.reference.to_string() == *reference,
     };
-    let is_digest = reference.contains(':');
-    let mut wishes = warm.images.iter().filter(|wish| image_name(&wish.image) == *repository);
-    warm.pin && wishes.any(|wish| is_digest || is_wished(wish))
+    let is_referrer = reference.contains(':') || is_companion(reference);
+    warm.pin && image_name(&wish.image) == *repository && (is_meant || warm.referrers && is_referrer)
 }
