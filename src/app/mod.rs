@@ -229,8 +229,10 @@ fn blocking_threads(config: &Config) -> usize {
 }
 
 async fn drain(life: &Lifecycle, patience: Duration, cut: impl Future<Output = ()>) -> Ended {
-    tracing::info!(patience = ?patience, running = life.running(), "stopping: running transfers may finish");
+    let running = life.running();
     life.stop();
+    // Only now: whoever reads it finds it so.
+    tracing::info!(?patience, running, "stopping: running transfers may finish");
     let ended = tokio::select! {
         () = life.wait() => Ended::Drained,
         () = tokio::time::sleep(patience) => Ended::CutShort(life.running()),

@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tidelock::config::{ByteSize, SizeLimit};
 
 use crate::fakes::behaviour::RateLimit;
 use crate::fakes::client::Client;
-use crate::fakes::eventually::eventually;
+use crate::fakes::eventually::{eventually, patience};
 use crate::fakes::faults::{Fault, Match, Times};
 use crate::fakes::house::House;
 use crate::fakes::images::Image;
@@ -227,19 +227,25 @@ async fn every_panel_and_alert_finds_something() {
     }
     eventually(|| async { prometheus.series("count_over_time(up{job=\"tidelock\"}[1m]) > 5").await > 0 })
         .await;
-    let mut empty = Vec::new();
-    for (place, expression) in panels() {
-        if prometheus.series(&expression).await == 0 {
-            empty.push(format!("{place}: {expression}"));
-        }
-    }
+    let mut empty: Vec<(String, String)> = panels();
     for (alert, expression) in alerts() {
         prometheus.series(&expression).await;
-        for selector in selectors(&expression) {
-            if prometheus.series(&selector).await == 0 {
-                empty.push(format!("{alert}: {selector}"));
+        empty.extend(selectors(&expression).into_iter().map(|selector| (alert.clone(), selector)));
+    }
+    // A scrape that comes late leaves every series without a value until the next one.
+    let deadline = Instant::now() + patience(Duration::from_secs(10));
+    loop {
+        let mut still = Vec::new();
+        for (place, expression) in empty {
+            if prometheus.series(&expression).await == 0 {
+                still.push((place, expression));
             }
         }
+        empty = still;
+        if empty.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{empty:#?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    assert!(empty.is_empty(), "{empty:#?}");
 }

@@ -190,6 +190,7 @@ impl Scene {
             let series = format!("tidelock_cache_failing{{reason=\"{reason}\"}}");
             eventually_eq(0.0, || running.metric(&series)).await;
         }
+        running.log.has("takes what is pulled again").await;
         assert_eq!(
             running.log.with("takes what is pulled again").len(),
             1,

@@ -227,8 +227,10 @@ async fn who_waits_is_told_when_it_opens() {
     }))
     .await;
     let taken = begun.elapsed();
+    let told = replies.iter().filter(|reply| is_told(reply)).count();
+    // What was given up may be read only now.
+    eventually_eq(12 - told, || std::future::ready(fake.total())).await;
     assert!(fake.total() <= MOST_FAILURES + 1, "{}", fake.total());
-    assert_eq!(replies.iter().filter(|reply| is_told(reply)).count(), 12 - fake.total());
     assert!(replies.iter().all(|reply| [502, 504].contains(&reply.status)));
     assert!(taken < Duration::from_secs(10), "{taken:?}");
 }

@@ -255,7 +255,8 @@ async fn hasty_clients_are_answered_in_time() {
     let client = house.client().with_header("user-agent", "soci-snapshotter/0.9");
     let begun = std::time::Instant::now();
     let reply = client.get(APP).await;
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    // Well before `schedule.max_wait`.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!((reply.status, reply.error_code().as_str()), (429, "TOOMANYREQUESTS"), "{}", reply.text());
 }
 
@@ -288,7 +289,7 @@ async fn who_waits_is_counted_while_they_wait() {
         behaviour.auth = Auth::None;
         behaviour.rate_limit = left(100, 0);
     });
-    let house = House::with(&fake, |config| config.schedule.max_wait = Duration::from_secs(2)).await;
+    let house = House::with(&fake, |config| config.schedule.max_wait = Duration::from_secs(6)).await;
     let queue = "tidelock_schedule_queue{priority=\"foreground\",upstream=\"docker.io\"}";
     let client = house.client();
     let held = tokio::spawn(async move { client.get(APP).await.status });

@@ -37,7 +37,7 @@ impl Plan {
     fn upstream(mut self, registry: &str, endpoints: &[&str], more: &str) -> Plan {
         let proxy = if more.contains("proxy") { "" } else { "proxy = \"none\"\n" };
         self.text += &format!(
-            "[[upstream]]\nregistry = \"{registry}\"\nendpoints = {endpoints:?}\nresponse_timeout = \"2s\"\n\
+            "[[upstream]]\nregistry = \"{registry}\"\nendpoints = {endpoints:?}\nresponse_timeout = \"20s\"\n\
              {proxy}{more}\n"
         );
         self
@@ -264,9 +264,9 @@ async fn an_endpoint_is_down_and_another_hangs() {
     down.stop().await;
     slow.fault(Match::any(), Times::Always, Fault::hold_head(&Gate::new()));
     let endpoints = [&*down.url(), &slow.url(), &origin.url()];
-    let more = "response_timeout = \"300ms\"\nprobe = \"probe/image:latest\"";
+    let more = "response_timeout = \"3s\"\nprobe = \"probe/image:latest\"";
     let mut plan = Plan::new().upstream("registry.example", &endpoints, more);
-    plan.text = plan.text.replace("response_timeout = \"2s\"\n", "");
+    plan.text = plan.text.replace("response_timeout = \"20s\"\n", "");
     let ended = plan.online().await;
     let found = ended.findings();
     let failed = |host: &str, what: &str| format!("registry.example {host} anonymous FAILED: {what}");
@@ -275,7 +275,7 @@ async fn an_endpoint_is_down_and_another_hangs() {
         "{}",
         found[0]
     );
-    let timed_out = format!("{} did not answer within 300ms; check the network", slow.host());
+    let timed_out = format!("{} did not answer within 3s; check the network", slow.host());
     assert!(found[1].starts_with(&failed(&slow.host(), &timed_out)), "{}", found[1]);
     assert_eq!(found[2], format!("registry.example {} anonymous ok, no limit told", origin.host()));
     assert_eq!(ended.code, Some(1));

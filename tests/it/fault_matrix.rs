@@ -123,9 +123,9 @@ struct Mirror {
 
 const LAYER: usize = 200_000;
 /// Long enough for a healthy endpoint on a busy machine: only a fault shall be slower.
-const LIMIT: Duration = Duration::from_millis(1500);
+const LIMIT: Duration = Duration::from_millis(2500);
 /// All attempts of a transfer, each to its time limit, and the waits in between.
-const BOUND: Duration = Duration::from_secs(25);
+const BOUND: Duration = Duration::from_secs(40);
 const AT_ONCE: usize = 32;
 /// More than are ever needed: the longest burst, and a tag, a manifest and a blob that meet it one after the other.
 const MOST_PULLS: usize = 8;

@@ -183,7 +183,14 @@ async fn a_start_finishes_what_a_kill_left_of_a_pin() {
     let mut config = Config::default();
     (config.cache.dir, config.cache.min_free) = (left.folder().to_owned(), ByteSize(0));
     let (life, repository) = (Lifecycle::default(), "docker.io/library/app".parse().unwrap());
-    let store = Store::open(&config.cache, &life, &Metrics::default()).unwrap();
+    // A child of another test may have the lock until it is a program of its own.
+    let mut opened = None;
+    eventually(|| {
+        opened = Store::open(&config.cache, &life, &Metrics::default()).ok();
+        std::future::ready(opened.is_some())
+    })
+    .await;
+    let store = opened.unwrap();
     store.pin(Pin { repository, reference: "v0".parse().unwrap(), digests: vec![digest] }).await.unwrap();
     store.close().await;
     life.stop();

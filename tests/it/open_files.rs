@@ -30,10 +30,11 @@ async fn open_files(running: &Running) -> Vec<u64> {
         numbers.sort_unstable();
         numbers
     };
-    let mut last = Vec::new();
+    let (mut last, mut looks) = (Vec::new(), 0);
     eventually(|| {
         let before = std::mem::replace(&mut last, look());
-        std::future::ready(before == last)
+        looks = if before == last { looks + 1 } else { 0 };
+        std::future::ready(looks > 20)
     })
     .await;
     last
@@ -91,9 +92,10 @@ async fn what_cannot_be_kept_for_want_of_a_file_comes_through() {
     pull(&mut client, "v0", &images[0]).await;
     eventually_eq(0.0, || running.metric("tidelock_flights")).await;
     fake.clear();
-    // The connections that it needs are there already: one to the upstream may still be on its way back to the others.
+    // The connections that it needs are there already, and no others: one to the upstream may still be on its way back to the others.
     let (others, paths) = (&running.client(), (0..8).map(|n| format!("/v2/library/app/manifests/v{n}")));
     join_all(paths.map(|path| async move { others.head(&path).await })).await;
+    eventually_eq(1.0, || running.metric("tidelock_connections")).await;
     allow_more(&running, Some(0)).await;
     for (n, image) in (0..5).flat_map(|_| images.iter().enumerate()) {
         pull(&mut client, &format!("v{n}"), image).await;
@@ -113,6 +115,7 @@ async fn what_cannot_be_kept_for_want_of_a_file_comes_through() {
     allow_more(&running, None).await;
     get(&mut waiting, "/v2/").await;
     eventually_eq(0.0, || running.metric(FAILING)).await;
+    running.log.has("takes what is pulled again").await;
     assert_eq!(running.log.with("takes what is pulled again").len(), 1);
     for (n, image) in images.iter().enumerate() {
         pull(&mut client, &format!("v{n}"), image).await;

@@ -56,7 +56,7 @@ async fn a_transfer_that_breaks_goes_on_where_it_broke() {
         let image = Image::layers(1, &[LARGE]);
         fake.push("library/app", "v1", &image);
         let house = House::with(&fake, |config| {
-            config.upstreams[0].idle_timeout = Duration::from_millis(300);
+            config.upstreams[0].idle_timeout = Duration::from_millis(1500);
         })
         .await;
         let blob = image.layer_blobs().remove(0);

@@ -132,7 +132,8 @@ async fn hasty_clients_are_told_in_time_of_a_blob() {
     let begun = Instant::now();
     let layer = images[0].layer_blobs()[0].digest.clone();
     let reply = client.get(&format!("/v2/library/app/blobs/{layer}")).await;
-    assert!(begun.elapsed() < Duration::from_secs(3), "{} after {:?}", reply.status, begun.elapsed());
+    // Well before `schedule.max_wait`.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{} after {:?}", reply.status, begun.elapsed());
 }
 
 #[tokio::test]
@@ -281,5 +282,6 @@ async fn a_stop_after_a_refusal_is_not_held_up() {
     assert_eq!(house.client().get(APP).await.status, 429);
     let begun = Instant::now();
     let ended = house.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?} {ended:?}", begun.elapsed());
+    // Well before `server.drain_timeout`.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?} {ended:?}", begun.elapsed());
 }

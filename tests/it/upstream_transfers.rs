@@ -44,7 +44,7 @@ fn resumed(rig: &Rig) -> u64 {
 async fn a_broken_transfer_goes_on_where_it_broke() {
     for fault in [Fault::CutAfter(300_000), Fault::StallAfter(300_000)] {
         let registry = with_blob().await;
-        let plan = Plan::at(&registry).with(|u| u.idle_timeout = Duration::from_millis(200));
+        let plan = Plan::at(&registry).with(|u| u.idle_timeout = Duration::from_millis(1500));
         let rig = plan.rig();
         registry.fault(Match::blobs(), Times::Once, fault);
         registry.fault(Match::blobs(), Times::Nth(1), Fault::CutAfter(200_000));
@@ -263,7 +263,7 @@ async fn the_next_endpoint_takes_over() {
 async fn whatever_is_wrong_with_a_mirror_the_origin_is_asked() {
     let (mirror, origin) = (with_blob().await, with_blob().await);
     let plan = Plan::new("docker.io", &[&mirror.url(), &origin.url()]);
-    let rig = plan.with(|upstream| upstream.response_timeout = Duration::from_millis(300)).rig();
+    let rig = plan.with(|upstream| upstream.response_timeout = Duration::from_secs(2)).rig();
     let faults = [
         Fault::status(404),
         Fault::status(401),

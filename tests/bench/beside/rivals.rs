@@ -17,8 +17,8 @@ pub(crate) struct Running {
     pub(crate) port: u16,
 }
 
-/// More is no start.
-const LONGEST_START: Duration = Duration::from_secs(20);
+/// More is no start, also where instructions are counted.
+const LONGEST_START: Duration = Duration::from_secs(120);
 
 /// More is no end.
 const LONGEST_END: Duration = Duration::from_secs(40);

@@ -48,11 +48,15 @@ async fn whoever_closes_its_half_and_goes_is_let_go_of() {
     let (blob, path) = scene.blob(2, LARGE);
     let gate = Gate::new();
     scene.fake.fault(Match::blob(&blob.digest), Times::Once, Fault::hold_after(&gate, 200_000));
-    let mut gone = join_all((0..MANY).map(|_| ask_and_shut_down(&scene, &path))).await;
+    let mut gone = join_all((0..MANY).map(|_| scene.connect())).await;
     for stream in &mut gone {
+        send(stream, get(&path)).await;
         head(stream).await;
     }
     scene.becomes("tidelock_flight_followers", MANY).await;
+    for stream in &mut gone {
+        within("closing one half", stream.shutdown()).await.unwrap();
+    }
     drop(gone);
     scene.connections_become(0).await;
     scene.becomes("tidelock_flight_followers", 0).await;
