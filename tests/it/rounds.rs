@@ -31,6 +31,10 @@ fn nightly(images: &[&str]) -> Warm {
     }
 }
 
+fn pinning(name: &str, images: &[&str]) -> Warm {
+    Warm { name: name.to_owned(), pin: true, ..nightly(images) }
+}
+
 /// From so long after now until so long after it.
 fn hours(from: Duration, until: Duration) -> String {
     let minute = |time: Duration| (time.as_secs() / 60) % (24 * 60);
@@ -217,6 +221,14 @@ async fn only_at_its_hours_and_on_where_it_was() {
     assert_eq!(gets().len(), 0, "all of it is here");
 }
 
+/// Waits until the one called `other` has had such a round. The clock stands still.
+async fn the_other_has_ended(house: &House, fake: &FakeRegistry, outcome: &str) {
+    let series = format!("tidelock_warm_rounds_total{{outcome=\"{outcome}\",warm=\"other\"}}");
+    while house.metric(&series).await == 0.0 {
+        rest(|| fake.total()).await;
+    }
+}
+
 /// Looks until it is as it should be. The clock stands still.
 async fn becomes_pinned(house: &House, fake: &FakeRegistry, image: &str, pinned: bool) {
     for _ in 0..5_000 {
@@ -235,16 +247,12 @@ async fn what_another_wishes_for_stays_and_what_nobody_does_any_more_is_let_go()
     for (tag, seed) in [("v1", 1), ("v2", 2), ("own", 3)] {
         fake.push("library/app", tag, &Image::layers(seed, &[500]));
     }
-    let warm = |name: &str, images: &[&str]| Warm { name: name.to_owned(), pin: true, ..nightly(images) };
     let house = House::with(&fake, |config| {
-        config.warm = vec![warm("nightly", &["app:v1", "app:v2"]), warm("other", &["app:v1"])];
+        config.warm = vec![pinning("nightly", &["app:v1", "app:v2"]), pinning("other", &["app:v1"])];
     });
     let house = house.await;
     let first = ended(&house, &fake, 0).await;
-    let of_other = "tidelock_warm_rounds_total{outcome=\"complete\",warm=\"other\"}";
-    while house.metric(of_other).await == 0.0 {
-        rest(|| fake.total()).await;
-    }
+    the_other_has_ended(&house, &fake, "complete").await;
     // By hand, and so nobody else's.
     assert_eq!(house.command(&["refresh", "app:own"]).await.status.code(), Some(0));
     assert_eq!(house.command(&["pin", "app:own"]).await.status.code(), Some(0));
@@ -258,7 +266,7 @@ async fn what_another_wishes_for_stays_and_what_nobody_does_any_more_is_let_go()
 
     // It goes by another name, and what both wished for is wished for by one, which has trouble at first.
     let down = fake.fault(Match::manifests().any_method(), Times::Always, Fault::status(503));
-    let house = house.restart(|config| config.warm = vec![warm("renamed", &["app:v1"])]).await;
+    let house = house.restart(|config| config.warm = vec![pinning("renamed", &["app:v1"])]).await;
     let failed = ended(&house, &fake, 0).await;
     assert_eq!(failed["failed"].as_array().unwrap().len(), 1, "{failed}");
     rest(|| fake.total()).await;
@@ -287,21 +295,17 @@ async fn what_changes_hands_is_not_let_go_in_between() {
     let signature = format!("{}.sig", signed.digest().replace(':', "-"));
     fake.push("library/app", &signature, &Image::artifact(&signed.top, "application/x.signature"));
     let signature = format!("app:{signature}");
-    let warm = |name: &str, images: &[&str]| Warm { name: name.to_owned(), pin: true, ..nightly(images) };
     let house = House::with(&fake, |config| {
-        config.warm = vec![warm("nightly", &["app:v1", "app:v2"]), warm("other", &["app:v3"])];
+        config.warm = vec![pinning("nightly", &["app:v1", "app:v2"]), pinning("other", &["app:v3"])];
     });
     let house = house.await;
     let first = ended(&house, &fake, 0).await;
-    let of_other = "tidelock_warm_rounds_total{outcome=\"complete\",warm=\"other\"}";
-    while house.metric(of_other).await == 0.0 {
-        rest(|| fake.total()).await;
-    }
+    the_other_has_ended(&house, &fake, "complete").await;
     clock.advance(MINUTE).await;
     // The other one may not begin yet.
     let hours = hours(2 * HOUR, 4 * HOUR).parse().unwrap();
     let house = house.restart(|config| {
-        config.warm = vec![warm("nightly", &["app:v1"]), warm("other", &["app:v3", "app:v2"])];
+        config.warm = vec![pinning("nightly", &["app:v1"]), pinning("other", &["app:v3", "app:v2"])];
         config.warm[1].hours = Some(hours);
     });
     let house = house.await;
@@ -331,16 +335,13 @@ async fn one_that_fails_for_good_holds_up_no_other() {
     for (tag, seed) in [("v1", 1), ("v2", 2), ("v3", 3)] {
         fake.push("library/app", tag, &Image::layers(seed, &[500]));
     }
-    let warm = |name: &str, images: &[&str]| Warm { name: name.to_owned(), pin: true, ..nightly(images) };
     let house = House::with(&fake, |config| {
-        config.warm = vec![warm("nightly", &["app:v1", "app:v2"]), warm("other", &["app:v3", "app:gone"])];
+        config.warm =
+            vec![pinning("nightly", &["app:v1", "app:v2"]), pinning("other", &["app:v3", "app:gone"])];
     });
     let house = house.await;
     ended(&house, &fake, 0).await;
-    let of_other = "tidelock_warm_rounds_total{outcome=\"incomplete\",warm=\"other\"}";
-    while house.metric(of_other).await == 0.0 {
-        rest(|| fake.total()).await;
-    }
+    the_other_has_ended(&house, &fake, "incomplete").await;
     clock.advance(MINUTE).await;
     let house = house.restart(|config| config.warm[0].images.truncate(1)).await;
     becomes_pinned(&house, &fake, "app:v2", false).await;
