@@ -120,15 +120,21 @@ impl Admin {
     pub fn configure(&self, config: &Config) {
         self.rules.store(Arc::new(Rules::of(config)));
     }
-}
 
-impl Admin {
     /// Does what changes something, even if whoever asked goes away: half of a change would be left, and not written down. A
     /// stop waits for it. And where clients are served: connections to upstreams live on the runtime that they were made on.
     async fn to_its_end(
-        &self,
-        changing: impl Future<Output = Response<Body>> + Send + 'static,
+        self: &Arc<Self>,
+        entry: audit::Entry,
+        answering: impl Future<Output = Response<Body>> + Send + 'static,
     ) -> Response<Body> {
+        let own = Arc::clone(self);
+        let changing = async move {
+            let answer = AssertUnwindSafe(answering).catch_unwind().await;
+            let answer = answer.unwrap_or_else(|_| answer::given_up());
+            entry.end(answer.status(), own.rules.load().config.log.audit.as_deref());
+            answer
+        };
         let changing = {
             let _there = self.work.enter();
             self.house.spawn("do what the operator asks for", changing)
@@ -198,25 +204,17 @@ fn run(
             let admin = Arc::clone(&admin);
             let refused = guard.check(&request, || read_token(&admin.rules.load().config.admin));
             async move {
-                let Some(entry) = audit::Entry::of(&request) else {
-                    return match refused {
+                let (audited, own) = (audit::Entry::of(&request), Arc::clone(&admin));
+                let answering = async move {
+                    match refused {
                         Some(refused) => refused,
-                        None => pages::answer(&admin, request).await,
-                    };
+                        None => pages::answer(&own, request).await,
+                    }
                 };
-                let own = Arc::clone(&admin);
-                let changing = async move {
-                    let answer = match refused {
-                        Some(refused) => refused,
-                        None => {
-                            let answering = AssertUnwindSafe(pages::answer(&own, request)).catch_unwind();
-                            answering.await.unwrap_or_else(|_| answer::given_up())
-                        }
-                    };
-                    entry.end(answer.status(), own.rules.load().config.log.audit.as_deref());
-                    answer
-                };
-                admin.to_its_end(changing).await
+                match audited {
+                    Some(entry) => admin.to_its_end(entry, answering).await,
+                    None => answering.await,
+                }
             }
         };
         let serving =

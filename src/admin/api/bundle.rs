@@ -27,7 +27,7 @@ const LARGEST_QUESTION: usize = 128 << 20;
 const PAGE: usize = 1_000;
 
 /// A manifest or blob of the image that the query names; fetched, where it is missing.
-pub(in crate::admin) async fn content(admin: &Arc<Admin>, query: Option<&str>) -> Answer {
+pub(in crate::admin) async fn content(admin: &Admin, query: Option<&str>) -> Answer {
     let (_, target) = named(admin, query)?;
     let digest = digest(query)?;
     match admin.mirror.blob(&target, &digest, &Errand::background()).await {
