@@ -6,8 +6,12 @@ use tidelock::config::{ByteSize, Config, SizeLimit};
 use tidelock::lifecycle::Lifecycle;
 use tidelock::store::{Pin, Store};
 use tidelock::telemetry::Metrics;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::support::eventually::{eventually, eventually_eq};
+use crate::support::faults::{Fault, Match, Times};
+use crate::support::gate::Gate;
 use crate::support::house::House;
 use crate::support::images::Image;
 use crate::support::registry::FakeRegistry;
@@ -383,4 +387,34 @@ async fn what_was_changed_and_what_was_refused_is_written_down() {
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
     done(&house, "unpin", "app:v0").await;
+}
+
+/// Whoever asked for it is gone before it is done.
+#[tokio::test]
+async fn what_was_begun_is_done_and_written_down() {
+    let (fake, house) = scene().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let own = file.clone();
+    let house = house.restart(|config| config.log.audit = Some(own)).await;
+    let gate = Gate::new();
+    fake.fault(Match::manifests().any_method(), Times::Once, Fault::hold_head(&gate));
+    let address = house.admin_url().trim_start_matches("http://").to_owned();
+    let mut asking = TcpStream::connect(address).await.unwrap();
+    let head = "POST /api/v1/refresh?image=app:v0 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
+    asking.write_all(head.as_bytes()).await.unwrap();
+    gate.waiting(1).await;
+    asking.set_zero_linger().unwrap();
+    drop(asking);
+    // Its thread has seen that, since it answers others.
+    for _ in 0..3 {
+        assert_eq!(house.admin().get("/healthz").await.status, 200);
+    }
+    gate.open();
+    eventually(|| async {
+        std::fs::read_to_string(&file).is_ok_and(|text| text.contains("/api/v1/refresh"))
+    })
+    .await;
+    assert!(std::fs::read_to_string(&file).unwrap().contains("\"status\":200"));
+    assert!(show(&house, "app:v0").await["since"].is_u64());
 }
